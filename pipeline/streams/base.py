@@ -1,0 +1,79 @@
+"""What an extractor is: a plain object with a name, a version and extract(clip, media). No Ray here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.clip import Clip, Modality
+from pipeline.media import Media
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One clip's sequence in one stream.
+
+    values: (n_frames, n_columns) float32; NaN where there is no observation (no face in the frame, say).
+    times: (n_frames,) float64, the middle of each frame in seconds from the clip's start, never decreasing.
+    tokens: the word of each frame, for a stream with one frame a word; None elsewhere.
+    """
+
+    values: npt.NDArray[np.float32]
+    times: npt.NDArray[np.float64]
+    tokens: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Base of every extractor: a frozen dataclass whose fields are its options.
+
+    Heavy things (weights, tables) are loaded in load(), once a process, never in __init__: an extractor that is only
+    described, compared or sent to a worker costs nothing. Raise version whenever the same clip would give other numbers.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    modality: ClassVar[Modality]
+    frame_shift: ClassVar[float | None]
+    """Seconds from one frame to the next; None where the recording decides (native frame rate, one frame a word)."""
+    licence: ClassVar[str]
+    """Of the extractor and its weights, in a few words, for people who must know before they use it."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Packages beyond the core ones, as `pip install` knows them."""
+    cpus: ClassVar[float] = 1.0
+    gpus: ClassVar[float] = 0.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name of each column of Features.values, in order."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Load what extract() needs. Called once in a worker, before the first clip."""
+
+    def extract(self, clip: Clip, media: Media) -> Features:
+        """The clip's features. Raises Absent or ClipError for a clip that can't be used; anything else is a bug.
+
+        Calls media.deadline.check() in any loop of its own that may take long.
+        """
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """All that makes the numbers what they are, as JSON: kept in the store and compared before anything is reused."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "modality": self.modality,
+            "frame_shift": self.frame_shift,
+            "columns": list(self.columns),
+            "config": asdict(self),
+            "licence": self.licence,
+        }
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:16]
