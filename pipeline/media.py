@@ -113,12 +113,16 @@ class Media:
         One frame is in memory at a time. Frames taller than max_height are scaled down; both sides stay even. Raises
         Absent where there is no video track (cover art is none), ClipError where no frame can be decoded.
         """
+        width = f"max(2,2*round(iw*sar*min(1,{max_height}/ih)/2))"
+        height = f"max(2,2*round(min(ih,{max_height})/2))"
         # Each frame is a PPM image, so its size travels with it: rotation, odd sizes and a change of size in mid-file
         # need no guess. Both sides are given as numbers, because scale=-2 rounds and shears frames silently.
         node = (
             self._input()["V:0"]
-            .filter("scale", f"max(2,2*round(iw*sar*min(1,{max_height}/ih)/2))", f"max(2,2*round(min(ih,{max_height})/2))")
-            .output("pipe:1", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough", enc_time_base="1:90000")
+            .filter("scale", width, height)
+            .output(
+                "pipe:1", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough", enc_time_base="1:90000"
+            )
         )
         n = 0
         with self._run(node, "video", timestamps=True) as run:
@@ -164,7 +168,8 @@ class _Run:
         self._times: queue.Queue[float | None] = queue.Queue()
         command = ffmpeg.compile(node, cmd=ffmpeg_path())
         head, tail = command[:1], command[1:]
-        extra = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info", "-max_alloc", str(MAX_ALLOC_BYTES), "-filter_threads", "1"]
+        extra = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"]
+        extra += ["-max_alloc", str(MAX_ALLOC_BYTES), "-filter_threads", "1"]
         pass_fds: tuple[int, ...] = ()
         if timestamps:
             read_fd, write_fd = os.pipe()
@@ -200,7 +205,7 @@ class _Run:
     def _drain_stderr(self) -> None:
         assert self.process.stderr is not None
         with self.process.stderr as pipe:
-            while chunk := pipe.read1(65536):
+            while chunk := os.read(pipe.fileno(), 65536):
                 if len(self._stderr) < STDERR_KEPT:
                     self._stderr += chunk
 

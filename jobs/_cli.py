@@ -1,0 +1,97 @@
+"""What all jobs share on the command line: errors in one line, progress, overrides of a configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+LOG_EVERY = 10.0  # seconds between progress lines where nobody watches a terminal (a submitted job's log)
+
+
+def app(command: Callable[..., Any]) -> typer.Typer:
+    """A command line of one command, whose help is its docstring."""
+    cli = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+    cli.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
+    return cli
+
+
+def user_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Errors that a user can mend end the job with one line and exit code 2; a bug keeps its traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as e:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {e}", style="red", markup=False)
+            raise typer.Exit(2) from e
+
+    return wrapped
+
+
+def overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """key=value pairs, values read as YAML; a dotted key makes a nested dict. Raises ValueError for anything else."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ValueError(f"expected key=value, found {pair!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise ValueError(f"{key}: can't read the value {text!r}") from e
+        *parents, last = key.split(".")
+        where = found
+        for parent in parents:
+            where = where.setdefault(parent, {})
+            if not isinstance(where, dict):
+                raise ValueError(f"{key}: {parent} was given a value already")
+        where[last] = value
+    return found
+
+
+@contextlib.contextmanager
+def progress(total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """advance(n, note): a bar on a terminal, a line now and then in a log."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=False) as bar:
+            task = bar.add_task(unit, total=total, completed=done)
+
+            def advance_bar(n: int, note: str) -> None:
+                bar.update(task, advance=n, description=f"{unit} {note}".strip())
+
+            yield advance_bar
+        return
+    began = last = time.monotonic()
+    count = done
+
+    def advance_log(n: int, note: str) -> None:
+        nonlocal count, last
+        count += n
+        now = time.monotonic()
+        if now - last >= LOG_EVERY or count == total:
+            last = now
+            rate = (count - done) / max(now - began, 1e-9)
+            console.print(f"  {count}/{total} {unit}, {now - began:.0f} s, {rate:.1f}/s {note}".rstrip(), markup=False)
+
+    yield advance_log

@@ -1,0 +1,136 @@
+"""Where the pipeline meets Ray: start it, and run units of work in actor pools. Everything else works without it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from pipeline.extract import ShardReport, Work, extract_shard
+from pipeline.store import Store
+from pipeline.streams.base import Extractor
+
+MAX_BLOCKS = 2_000
+"""Ray Data's bookkeeping grows with its blocks; beyond this many units a block holds several."""
+
+ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+"""Workers scale by processes: one core each, no thread pools that fight for it."""
+
+
+@contextlib.contextmanager
+def ray_started(num_cpus: int | None = None) -> Iterator[None]:
+    """Ray for as long as the context lasts: the cluster of RAY_ADDRESS (a submitted job has it), or one of our own on
+    this machine, which is gone afterwards. One that the caller has started already is used and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    options: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else is meant to reach it, and it listens on loopback
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_data_context() -> None:
+    """Ray Data without progress bars of its own, and with its notes on plans and defaults in its log file alone."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray._private.ray_data"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def cluster_cpus() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+def map_units(
+    worker: type,
+    worker_args: dict[str, Any],
+    units: Sequence[dict[str, Any]],
+    *,
+    workers: int | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+) -> Iterator[dict[str, Any]]:
+    """Give every unit to one of a pool of actors, and yield what each returns, as it is done, in no order.
+
+    worker: a class; worker(**worker_args) runs once in each actor, and each call maps one unit (a flat dict) to a flat
+    dict. workers: actors at most; None takes as many as the cluster has cores for. An actor that dies is replaced and
+    its unit done again; an exception in a worker is a bug: it stops the job.
+    """
+    if not units:
+        return
+    quiet_data_context()
+    most = max(1, int(cluster_cpus() // cpus)) if workers is None else workers
+    most = min(most, len(units))
+    source = ray.data.from_items(list(units), override_num_blocks=min(len(units), MAX_BLOCKS))
+    results = source.map(
+        worker,
+        fn_constructor_kwargs=worker_args,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=2),
+        num_cpus=cpus,
+        num_gpus=gpus or None,
+        runtime_env={"env_vars": ONE_CORE},
+    )
+    yield from results.iter_rows()
+
+
+class _ExtractWorker:
+    """One actor: loads each extractor when its first shard comes, then keeps it."""
+
+    def __init__(self, store: str, extractors: Sequence[Extractor], clip_seconds: float) -> None:
+        self.store = Store(store)
+        self.extractors = {e.name: e for e in extractors}
+        self.loaded: set[str] = set()
+        self.clip_seconds = clip_seconds
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        extractor = self.extractors[unit["stream"]]
+        if extractor.name not in self.loaded:
+            extractor.load()
+            self.loaded.add(extractor.name)
+        return dataclasses.asdict(extract_shard(self.store, extractor, unit["shard"], self.clip_seconds))
+
+
+def extract_on_ray(
+    store: Store,
+    extractors: Sequence[Extractor],
+    todo: Sequence[Work],
+    *,
+    workers: int | None = None,
+    clip_seconds: float,
+    on_start: Callable[[Sequence[str]], None] | None = None,
+) -> Iterator[ShardReport]:
+    """Extract the missing units; yields a report a unit as it is written.
+
+    Streams that ask for the same resources share one pool of actors, so that a pool's start and its tail are paid once
+    and not once a stream; a stream that asks for a GPU gets a pool of its own.
+    """
+    by_name = {e.name: e for e in extractors}
+    by_resources = sorted(todo, key=lambda w: (by_name[w.stream].cpus, by_name[w.stream].gpus))
+    for (cpus, gpus), group in itertools.groupby(by_resources, lambda w: (by_name[w.stream].cpus, by_name[w.stream].gpus)):
+        units = [dataclasses.asdict(w) for w in group]
+        names = list(dict.fromkeys(u["stream"] for u in units))
+        if on_start is not None:
+            on_start(names)
+        args = {
+            "store": store.folder.url,
+            "extractors": [by_name[n] for n in names],
+            "clip_seconds": clip_seconds,
+        }
+        for result in map_units(_ExtractWorker, args, units, workers=workers, cpus=cpus, gpus=gpus):
+            yield ShardReport(**result)
