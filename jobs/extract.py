@@ -60,7 +60,7 @@ def streams_of(modalities: str, streams: str, options: dict[str, Any]) -> dict[s
 def extract(config: ExtractConfig) -> Store:
     """Bring the store up to date with the source; does only what is missing."""
     extractors = config.extractors()
-    clips = corpus_reader(config.corpus)(config.source)
+    clips = list(corpus_reader(config.corpus)(config.source))
     store = Store.create(config.out, config.corpus, config.shard_size)
     new, known = store.add_clips(clips)
     for extractor in extractors:
@@ -168,4 +168,6 @@ def main(
 cli = app(main)
 
 if __name__ == "__main__":
-    cli()
+    from jobs.extract import cli as importable  # what Ray sends to workers must come from a module, not from __main__
+
+    importable()

@@ -33,7 +33,8 @@ def ray_started(num_cpus: int | None = None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    options: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
+    # What workers print stays in Ray's log files: progress is told by the driver, and a worker's error reaches it anyway.
+    options: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
     if "RAY_ADDRESS" not in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else is meant to reach it, and it listens on loopback
         options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
@@ -50,11 +51,11 @@ def quiet_data_context() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray._private.ray_data"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def cluster_cpus() -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def map_units(

@@ -133,7 +133,7 @@ class Store:
         part = len(manifest.names(".parquet"))
         for chunk in _batched(fresh, size * SHARDS_A_PART):
             table = pa.Table.from_pylist([_manifest_row(c) for c in chunk], MANIFEST_SCHEMA)
-            manifest.write(f"part-{part:05d}.parquet", _parquet(table, row_group_size=size, compression="zstd"))
+            manifest.write(f"part-{part:05d}.parquet", parquet_bytes(table, row_group_size=size, compression="zstd"))
             part += 1
         return len(fresh), len(seen) - len(fresh)
 
@@ -202,7 +202,7 @@ class Store:
             "code_version": code_version(),
         }
         table = features_table(rows, len(extractor.columns)).replace_schema_metadata({"rrnn": json.dumps(about)})
-        self.folder.at("features", extractor.name).write(f"{shard}.parquet", _parquet(table))
+        self.folder.at("features", extractor.name).write(f"{shard}.parquet", parquet_bytes(table))
 
     def read_features(self, stream: str, shard: str, columns: list[str] | None = None) -> pa.Table:
         """One stream of one shard. Raises FileNotFoundError where it was not extracted."""
@@ -260,7 +260,7 @@ def features_table(rows: Sequence[ClipRow], n_columns: int) -> pa.Table:
     )
 
 
-def _parquet(table: pa.Table, row_group_size: int | None = None, compression: str = "none") -> bytes:
+def parquet_bytes(table: pa.Table, row_group_size: int | None = None, compression: str = "none") -> bytes:
     # Features are not compressed: general codecs gain a tenth on float32 and cost the zero-copy read.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=row_group_size, compression=compression, use_dictionary=False)

@@ -22,13 +22,30 @@ def media_files(source: str) -> Iterator[tuple[str, str]]:
 
     Hidden files and folders are left out. Raises FileNotFoundError where the source is not a folder that can be listed.
     """
-    fs, root = fsspec.core.url_to_fs(source if is_remote(source) else os.path.abspath(source.removeprefix("file://")))
-    root = root.rstrip("/")
-    if not fs.isdir(root):
-        raise FileNotFoundError(f"no such folder: {source}")
-    for path in sorted(fs.find(root)):
-        relative = path[len(root) + 1 :]
-        parts = relative.split("/")
-        if any(p.startswith(".") for p in parts) or os.path.splitext(relative)[1].lower() not in MEDIA_SUFFIXES:
+    if is_remote(source):
+        fs, root = fsspec.core.url_to_fs(source.rstrip("/"))
+        found = fs.find(root)
+        if not found:
+            raise FileNotFoundError(f"nothing below {source}")
+        pairs = [(path[len(root.rstrip("/")) + 1 :], fs.unstrip_protocol(path)) for path in found]
+    else:
+        root = os.path.abspath(source.removeprefix("file://"))
+        if not os.path.isdir(root):
+            raise FileNotFoundError(f"no such folder: {source}")
+        pairs = [(os.path.relpath(path, root), path) for path in _walk(root)]
+    for relative, address in sorted(pairs):
+        hidden = any(part.startswith(".") for part in relative.split("/"))
+        if not hidden and os.path.splitext(relative)[1].lower() in MEDIA_SUFFIXES:
+            yield relative, address
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Files below a folder, through links to folders (corpora are often linked together), each real folder once."""
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
             continue
-        yield relative, (fs.unstrip_protocol(path) if is_remote(source) else path)
+        seen.add(real)
+        yield from (os.path.join(folder, name) for name in files)

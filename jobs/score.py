@@ -1,0 +1,237 @@
+"""Raw clips to emotions, by a trained model: python -m jobs.score RUN CLIPS --out SCORES"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import typer
+from rich.table import Table
+
+from jobs._cli import app, console, progress, user_errors
+from pipeline.clip import Clip
+from pipeline.corpora import CORPORA, corpus_reader
+from pipeline.extract import CLIP_SECONDS, extract_rows
+from pipeline.on_ray import map_units, ray_started
+from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
+from pipeline.streams import make_stream
+from pipeline.streams.base import Extractor
+from rrnn.data import Times
+from rrnn.predict import explain, predict
+from rrnn.run import ModelCard, load_model
+
+ATTENTION = pa.list_(
+    pa.struct(
+        [
+            ("stream", pa.string()),
+            ("hop", pa.int32()),
+            ("times", pa.list_(pa.float64())),
+            ("weights", pa.list_(pa.float32())),
+            ("tokens", pa.list_(pa.string())),
+            ("gate", pa.float32()),
+        ]
+    )
+)
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """All that a scoring job depends on."""
+
+    run: str
+    clips: str
+    corpus: str
+    out: str
+    attention: bool = False
+    shard_size: int = SHARD_SIZE
+    workers: int | None = None
+    clip_seconds: float = CLIP_SECONDS
+
+
+def extractors_of(card: ModelCard) -> list[Extractor]:
+    """Exactly the extractors that the model was trained on. Raises ValueError where this version of the code, or a file of
+    weights, would give other numbers."""
+    made = []
+    for name, about in card.streams.items():
+        extractor = make_stream(name, about["config"])
+        now = json.loads(json.dumps(extractor.describe()))
+        different = [k for k in now if k != "licence" and now[k] != about.get(k)]
+        if different:
+            what = "; ".join(f"{k} was {str(about.get(k))[:60]}, now {str(now[k])[:60]}" for k in different)
+            raise ValueError(f"the model was trained on another {name!r} stream than this version extracts: {what}")
+        made.append(extractor)
+    return made
+
+
+def score_schema(card: ModelCard, attention: bool) -> pa.Schema:
+    """One row a clip. status: ok, or unusable, with the reason; values are null where a clip is unusable."""
+    fields = [
+        ("clip_id", pa.string()),
+        ("uri", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("speaker", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("emotion", pa.string()),
+        *((f"{value_prefix(card)}{c}", pa.float32()) for c in card.classes),
+        *((f"has_{s}", pa.bool_()) for s in card.streams),
+        ("model_id", pa.string()),
+    ]
+    return pa.schema([*fields, ("attention", ATTENTION)] if attention else fields)
+
+
+def value_prefix(card: ModelCard) -> str:
+    """p_ for probabilities of classes, y_ for intensities."""
+    return "y_" if card.link == "identity" else "p_"
+
+
+class ScoreWorker:
+    """One actor: the model and all its extractors, loaded once; a shard of clips in, a file of scores out."""
+
+    def __init__(self, config: ScoreConfig) -> None:
+        torch.set_num_threads(1)
+        self.config = config
+        self.store = Store(config.out)
+        self.model, self.card, self.model_id = load_model(config.run)
+        self.extractors = extractors_of(self.card)
+        for extractor in self.extractors:
+            extractor.load()
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        clips = self.store.clips(unit["shard"])
+        rows = self.score(clips)
+        table = pa.Table.from_pylist(rows, score_schema(self.card, self.config.attention))
+        self.store.folder.at("scores").write(f"{unit['shard']}.parquet", parquet_bytes(table, compression="zstd"))
+        return {**unit, "ok": sum(r["status"] == "ok" for r in rows), "clips": len(rows)}
+
+    def score(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        """One row a clip, in the clips' order."""
+        streams = {e.name: extract_rows(e, clips, self.config.clip_seconds) for e in self.extractors}
+        by_clip = [{name: rows[i] for name, rows in streams.items()} for i in range(len(clips))]
+        usable = [i for i, of in enumerate(by_clip) if any(row.features for row in of.values())]
+        sequences = {i: {n: r.features.values for n, r in by_clip[i].items() if r.features} for i in usable}
+        values = dict(zip(usable, predict(self.model, self.card, [sequences[i] for i in usable]), strict=True))
+        return [self._row(clip, by_clip[i], values.get(i)) for i, clip in enumerate(clips)]
+
+    def _row(self, clip: Clip, of: dict[str, ClipRow], values: Any) -> dict[str, Any]:
+        row: dict[str, Any] = {k: getattr(clip, k) for k in ("clip_id", "uri", "start", "end", "speaker")}
+        row["reason"] = "; ".join(f"{name}: {r.reason}" for name, r in of.items() if r.reason) or None
+        row |= {f"has_{name}": r.features is not None for name, r in of.items()}
+        row |= {"status": "unusable" if values is None else "ok", "model_id": self.model_id}
+        if values is not None:
+            row["emotion"] = self.card.classes[int(values.argmax())]
+            row |= {f"{value_prefix(self.card)}{c}": float(v) for c, v in zip(self.card.classes, values, strict=True)}
+            if self.config.attention:
+                here = {n: r.features for n, r in of.items() if r.features}
+                times = {n: Times(f.times.tolist(), list(f.tokens) if f.tokens else None) for n, f in here.items()}
+                row["attention"] = explain(self.model, self.card, {n: f.values for n, f in here.items()}, times)
+        return row
+
+
+def score(config: ScoreConfig) -> Store:
+    """Score the clips that are not scored yet."""
+    _, card, model_id = load_model(config.run)
+    extractors_of(card)
+    clips = list(corpus_reader(config.corpus)(config.clips))
+    store = Store.create(config.out, config.corpus, config.shard_size)
+    _note_model(store, config, model_id)
+    new, known = store.add_clips(clips)
+    folder = store.folder.at("scores")
+    folder.sweep()
+    shards = store.shards()
+    done = {n.removesuffix(".parquet") for n in folder.names(".parquet")}
+    todo = [{"shard": s} for s in shards if s not in done]
+    console.print(
+        f"{new} new clips, {known} known; model {model_id} on {', '.join(card.streams)}: "
+        f"{len(shards) - len(todo)} of {len(shards)} shards scored, {len(todo)} to do"
+    )
+    if todo:
+        began = time.perf_counter()
+        with ray_started(), progress(len(shards), "shards", len(shards) - len(todo)) as advance:
+            for result in map_units(ScoreWorker, {"config": config}, todo, workers=config.workers):
+                advance(1, f"({result['shard']}: {result['ok']} of {result['clips']} clips scored)")
+        console.print(f"  scored in {time.perf_counter() - began:.0f} s")
+    console.print(score_table(store))
+    return store
+
+
+def _note_model(store: Store, config: ScoreConfig, model_id: str) -> None:
+    now = {"model_id": model_id, "attention": config.attention}
+    if store.folder.exists("scores.json"):
+        then = json.loads(store.folder.read("scores.json"))
+        if {k: then[k] for k in now} != now:
+            raise ValueError(f"{config.out} holds scores of {then}, not of {now}: choose another --out")
+    store.folder.write("scores.json", json.dumps({**now, "run": config.run}, indent=2).encode())
+
+
+def score_table(store: Store) -> Table:
+    """How many clips were given each emotion, and how many could not be scored."""
+    folder = store.folder.at("scores")
+    names = [n for n in folder.names(".parquet") if SHARD_NAME.match(n.removesuffix(".parquet"))]
+    emotions: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for name in names:
+        for row in pq.read_table(pa.BufferReader(folder.read(name)), columns=["status", "reason", "emotion"]).to_pylist():
+            if row["status"] == "ok":
+                emotions[row["emotion"]] += 1
+            else:
+                reasons[row["reason"]] += 1
+    table = Table("clips", "", box=None, pad_edge=False)
+    for emotion, n in emotions.most_common():
+        table.add_row(str(n), emotion)
+    for reason, n in reasons.most_common(5):
+        table.add_row(str(n), f"unusable: {reason}")
+    return table
+
+
+@user_errors
+def main(
+    run: Annotated[str, typer.Argument(help="The trained model: a run that jobs.train finished; a folder or a URL.")],
+    clips: Annotated[str, typer.Argument(help="Raw clips, as jobs.extract takes them. Labels are not needed.")],
+    out: Annotated[str, typer.Option(help="The scores: a folder or a URL. What is scored is not scored again.")],
+    corpus: Annotated[str, typer.Option(help=f"How to read the clips: {', '.join(CORPORA)}.")] = "folder",
+    attention: Annotated[bool, typer.Option("--attention", help="Keep what the model attended to, frame by frame.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
+    clip_seconds: Annotated[float, typer.Option(min=1, help="The most that one clip may take in one stream.")] = CLIP_SECONDS,
+    shard_size: Annotated[int, typer.Option(min=1, help="Clips a shard, fixed when the scores are begun.")] = SHARD_SIZE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
+) -> None:
+    """Score raw clips with a trained model.
+
+    The streams that the model was trained on are extracted by the same code with the same options, and are not kept. One
+    Parquet row a clip: emotion, every class's value, which streams there were, status and reason, the model's id.
+
+    Example: python -m jobs.score runs/first ~/new-clips --out scores/new-clips
+    """
+    config = ScoreConfig(
+        run=run,
+        clips=clips,
+        corpus=corpus,
+        out=out,
+        attention=attention,
+        shard_size=shard_size,
+        workers=workers,
+        clip_seconds=clip_seconds,
+    )
+    if dry_run:
+        _, card, model_id = load_model(run)
+        streams = {e.name: e.digest() for e in extractors_of(card)}
+        console.print_json(json.dumps({**asdict(config), "model_id": model_id, "streams": streams}))
+        return
+    score(config)
+
+
+cli = app(main)
+
+if __name__ == "__main__":
+    from jobs.score import cli as importable  # what Ray sends to workers must come from a module, not from __main__
+
+    importable()

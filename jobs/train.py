@@ -1,0 +1,249 @@
+"""Features to a trained, tested model: python -m jobs.train STORE --out RUN [experiment] [key=value ...]"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import ray
+import ray.data
+import ray.train
+import torch
+import typer
+from ray.train.torch import TorchConfig, TorchTrainer
+from rich.table import Table
+
+from jobs._cli import app, console, overrides, user_errors
+from pipeline.on_ray import ONE_CORE, cluster_cpus, quiet_data_context, ray_started
+from rrnn.config import Config, config_from_dict, merge
+from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
+from rrnn.experiments import EXPERIMENTS, experiment
+from rrnn.run import RunFolder
+from rrnn.train import Workers, make_targets, train
+
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that a training job depends on."""
+
+    store: str
+    out: str
+    config: Config
+    workers: int = 2
+    gpu: bool = False
+
+
+def load_clips(store: StoreIndex) -> list[Any]:
+    """Read and join the store's shards by Ray Data; references to Arrow tables in Ray's shared memory, which every worker
+    of a machine reads without a copy."""
+    quiet_data_context()
+    shards = ray.data.from_items([{"shard": s} for s in store.shards], override_num_blocks=min(len(store.shards), 200))
+
+    def join(rows: dict[str, Any]) -> Any:
+        import pyarrow as pa
+
+        return pa.concat_tables([read_shard(store, str(s)) for s in rows["shard"]])
+
+    blocks: list[Any] = shards.map_batches(join, batch_size=1, zero_copy_batch=True).to_arrow_refs()
+    return blocks
+
+
+def train_worker(loop: dict[str, Any]) -> None:
+    """What Ray Train runs in each worker."""
+    context = ray.train.get_context()
+    torch.set_num_threads(1)
+    store, config = loop["store"], loop["config"]
+    clips = ClipSet(ray.get(loop["blocks"]), store.streams)
+
+    def report(figures: dict[str, Any], folder: Path | None) -> None:
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder is not None else None
+        ray.train.report(figures, checkpoint=checkpoint)
+
+    with tempfile.TemporaryDirectory(prefix="rrnn-") as scratch:
+        workers = Workers(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            train(config, store, clips, loop["out"], workers=workers, report=report, scratch=Path(scratch))
+        else:
+            with checkpoint.as_directory() as folder:
+                train(
+                    config,
+                    store,
+                    clips,
+                    loop["out"],
+                    workers=workers,
+                    report=report,
+                    scratch=Path(scratch),
+                    checkpoint=Path(folder),
+                )
+
+
+class _Follow(threading.Thread):
+    """Prints a line an epoch while Ray Train has the main thread, by reading what the run writes."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__(daemon=True)
+        self.run_folder, self.stopped = run, threading.Event()
+        self.seen = len(self._lines())
+
+    def _lines(self) -> list[str]:
+        return self.run_folder.read("metrics.jsonl").decode().splitlines() if self.run_folder.exists("metrics.jsonl") else []
+
+    def run(self) -> None:
+        while True:
+            last = self.stopped.wait(1.0)
+            lines = self._lines()
+            for line in lines[self.seen :]:
+                console.print(epoch_line(json.loads(line)), markup=False)
+            self.seen = max(self.seen, len(lines))
+            if last:
+                return
+
+    def __enter__(self) -> _Follow:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
+
+def epoch_line(figures: dict[str, Any]) -> str:
+    known = ("epoch", "train_loss", "valid_loss", "seconds", "best", "learning_rate", "clips_per_second")
+    of_valid = [
+        f"{k.removeprefix('valid_')} {v:.3f}"
+        for k, v in figures.items()
+        if k in ("valid_accuracy", "valid_uar", "valid_mse", "valid_mae", "valid_weighted_accuracy") and k not in known
+    ]
+    return (
+        f"  epoch {figures['epoch']:3d}  train loss {figures['train_loss']:.4f}  valid loss {figures['valid_loss']:.4f}  "
+        f"valid {', '.join(of_valid)}  {figures['clips_per_second']:.0f} clips/s{'  best' if figures['best'] else ''}"
+    )
+
+
+def run_training(job: TrainJob) -> dict[str, Any]:
+    """Train, or go on where an interrupted run stopped, or say that it is finished. Returns the run's summary."""
+    run = RunFolder(job.out)
+    store = open_store(job.store, job.config.streams)
+    _check_same(run, job, store)
+    if run.exists("summary.json"):
+        console.print(f"{job.out} is finished: nothing to train")
+        return run.read_json("summary.json")
+    console.print(f"training on {', '.join(store.streams)} of {job.store} ({len(store.shards)} shards), {job.workers} workers")
+    began = time.perf_counter()
+    with ray_started():
+        logging.getLogger("ray.train").setLevel(logging.WARNING)
+        blocks = load_clips(store)
+        make_targets(
+            ClipSet(ray.get(blocks), list(store.streams))
+        )  # clips without labels are an error before any worker starts
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"config": job.config, "store": store, "out": job.out, "blocks": blocks},
+            torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=job.workers,
+                use_gpu=job.gpu,
+                resources_per_worker={"CPU": min(1.0, cluster_cpus() / job.workers), **({"GPU": 1} if job.gpu else {})},
+            ),
+            run_config=ray.train.RunConfig(
+                name="checkpoints",
+                storage_path=job.out if "://" in job.out else str(Path(job.out).resolve()),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+                failure_config=ray.train.FailureConfig(max_failures=RETRIES),
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+                worker_runtime_env={"env_vars": ONE_CORE},
+            ),
+        )
+        with _Follow(run):
+            trainer.fit()
+    console.print(f"  trained and tested in {time.perf_counter() - began:.0f} s")
+    return run.read_json("summary.json")
+
+
+def _check_same(run: RunFolder, job: TrainJob, store: StoreIndex) -> None:
+    """Raise ValueError where the folder holds a run of another configuration: it is neither resumed nor overwritten."""
+    if not run.exists("config.json"):
+        return
+    then = run.read_json("config.json")
+    now = json.loads(json.dumps(job.config.to_dict())) | {"streams": list(store.streams.values()), "store": store.url}
+    different = [
+        f"{part}.{k} was {then[part].get(k)!r}, now {now[part][k]!r}"
+        for part in ("model", "train")
+        for k in now[part]
+        if then[part].get(k) != now[part][k]
+    ]
+    different += [f"{k} was {then[k]!r}, now {now[k]!r}" for k in ("store", "experiment") if then[k] != now[k]]
+    if [s["name"] for s in then["streams"]] != [s["name"] for s in now["streams"]]:
+        different.append("the streams are others")
+    if different:
+        raise ValueError(f"{job.out} holds a run of another configuration ({'; '.join(different)}): choose another --out")
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Held-out figures beside the naive baseline's."""
+    table = Table("held out", "model", "naive", box=None, pad_edge=False)
+    for name, value in summary["test"].items():
+        if "." not in name:
+            table.add_row(name, f"{value:.4f}", f"{summary['naive'][name]:.4f}")
+    return table
+
+
+def split_words(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The experiment's name, if one is given, and the overrides."""
+    names = [w for w in words if "=" not in w]
+    if len(names) > 1:
+        raise ValueError(f"expected one experiment and key=value pairs, found {', '.join(names)}")
+    return (names[0] if names else "rrnn"), overrides([w for w in words if "=" in w])
+
+
+@user_errors
+def main(
+    store: Annotated[str, typer.Argument(help="The features, as jobs.extract writes them; a folder or a URL.")] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[experiment] [key=value ...]", help="A named experiment (see --list) and changes to it."),
+    ] = None,
+    out: Annotated[str, typer.Option(help="The run: a folder or a URL. One that was interrupted goes on.")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Training processes (DDP), one core or one GPU each.")] = 2,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Train on GPUs, one a worker.")] = False,
+    list_experiments: Annotated[bool, typer.Option("--list", help="Show the named experiments.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
+) -> None:
+    """Train the RRNN on a store's features, and test it once on speakers that it never heard.
+
+    Some speakers are held out for the test, some decide when to stop, the rest train. The best epoch by validation loss is
+    kept. After a crash, the same command goes on from the last epoch; a finished run is left as it is.
+
+    Example: python -m jobs.train features/ravdess --out runs/first rrnn model.hops=2 train.seed=1
+    """
+    if list_experiments:
+        for name, function in EXPERIMENTS.items():
+            console.print(f"{name:12s} {(function.__doc__ or '').strip()}", markup=False)
+        return
+    if not store or not out:
+        raise ValueError("expected STORE and --out RUN; see --help")
+    name, changes = split_words(words or [])
+    config = config_from_dict(merge(experiment(name).to_dict(), changes))
+    job = TrainJob(store, out, config, workers, gpu)
+    if dry_run:
+        console.print_json(json.dumps({"store": store, "out": out, "workers": workers, "gpu": gpu, **config.to_dict()}))
+        return
+    console.print(summary_table(run_training(job)))
+
+
+cli = app(main)
+
+if __name__ == "__main__":
+    from jobs.train import cli as importable  # what Ray sends to workers must come from a module, not from __main__
+
+    importable()

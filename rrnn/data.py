@@ -1,0 +1,205 @@
+"""Clips and their feature sequences, from the store's files to padded batches.
+
+The store (docs: its layout and schemas) is where extraction and model meet: here it is read with pyarrow alone. Sequences
+stay in Arrow's memory, which may be Ray's shared memory, and are copied once, into the padded batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from rrnn.model import Batch
+
+CLIP_COLUMNS = ("clip_id", "uri", "start", "end", "speaker", "emotion", "intensities", "fold")
+
+
+@dataclass(frozen=True)
+class StoreIndex:
+    """What a store holds, without its sequences."""
+
+    url: str
+    corpus: str
+    shards: tuple[str, ...]
+    streams: dict[str, dict[str, Any]]
+    """What made each stream (its stream.json), by name."""
+
+
+def open_store(url: str, streams: Sequence[str] | None = None) -> StoreIndex:
+    """The index of a store's given streams, or of all. Raises FileNotFoundError where there is no store, ValueError where
+    a stream is missing or not extracted to the end."""
+    fs, root = fsspec.core.url_to_fs(url.rstrip("/"))
+    fs.invalidate_cache()
+    if not fs.exists(f"{root}/store.json"):
+        raise FileNotFoundError(f"no store at {url}: expected a folder with store.json, as jobs.extract writes")
+    corpus = json.loads(fs.cat_file(f"{root}/store.json"))["corpus"]
+    parts = sorted(p for p in _names(fs, f"{root}/manifest") if p.startswith("part-"))
+    shards = []
+    for part in parts:
+        with fs.open(f"{root}/manifest/{part}", "rb") as file:
+            groups = pq.ParquetFile(file).num_row_groups
+        shards += [f"{part[5:10]}-{group:04d}" for group in range(groups)]
+    have = [n for n in _names(fs, f"{root}/features") if fs.exists(f"{root}/features/{n}/stream.json")]
+    if missing := set(streams or ()) - set(have):
+        raise ValueError(f"{url} has no stream {', '.join(sorted(missing))}: it has {', '.join(have) or 'none'}")
+    about = {}
+    for name in sorted(streams or have):
+        lacking = set(shards) - {n.removesuffix(".parquet") for n in _names(fs, f"{root}/features/{name}")}
+        if lacking:
+            raise ValueError(
+                f"stream {name!r} of {url} lacks {len(lacking)} of {len(shards)} shards: run jobs.extract again to finish it, "
+                "or leave the stream out with streams=[...]"
+            )
+        about[name] = json.loads(fs.cat_file(f"{root}/features/{name}/stream.json"))
+    if not about:
+        raise ValueError(f"{url} holds no stream: run jobs.extract first")
+    return StoreIndex(url, corpus, tuple(shards), about)
+
+
+def _names(fs: Any, path: str) -> list[str]:
+    try:
+        return sorted(p.rstrip("/").rpartition("/")[2] for p in fs.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def read_shard(store: StoreIndex, shard: str) -> pa.Table:
+    """One shard's clips and all the index's streams side by side: columns of the manifest, and for each stream s
+    `s.status`, `s.reason`, `s.n_frames` and `s.values`. The streams of a shard hold the same clips in the same order."""
+    fs, root = fsspec.core.url_to_fs(store.url)
+    part, _, group = shard.partition("-")
+    with fs.open(f"{root}/manifest/part-{part}.parquet", "rb") as file:
+        table = pq.ParquetFile(file).read_row_group(int(group), columns=[*CLIP_COLUMNS, "digest"])
+    for name in store.streams:
+        with fs.open(f"{root}/features/{name}/{shard}.parquet", "rb") as file:
+            stream = pq.ParquetFile(file).read(columns=["clip_id", "status", "reason", "n_frames", "values"])
+        if not stream["clip_id"].equals(table["clip_id"]):
+            raise ValueError(f"features/{name}/{shard}.parquet of {store.url} holds other clips than the manifest's shard")
+        for column in ("status", "reason", "n_frames", "values"):
+            table = table.append_column(f"{name}.{column}", stream[column])
+    table = table.append_column("shard", pa.array([shard] * len(table)))
+    return table.replace_schema_metadata(None)
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a stream's frames are, in seconds from the clip's start, and their words where a frame is a word."""
+
+    seconds: list[float]
+    tokens: list[str] | None
+
+
+def read_times(store: StoreIndex, shard: str, clip_id: str) -> dict[str, Times]:
+    """The frames' times of one clip, by stream."""
+    fs, root = fsspec.core.url_to_fs(store.url)
+    found = {}
+    for name in store.streams:
+        with fs.open(f"{root}/features/{name}/{shard}.parquet", "rb") as file:
+            table = pq.ParquetFile(file).read(columns=["clip_id", "times", "tokens"])
+        row = table["clip_id"].to_pylist().index(clip_id)
+        found[name] = Times(table["times"][row].as_py(), table["tokens"][row].as_py())
+    return found
+
+
+class ClipSet:
+    """Clips with their sequences, in memory, in the order of their ids: whoever reads them in whatever order gets the same.
+
+    ids, speakers, folds, emotions: lists (None where unknown). lengths[s]: (n,) frames of stream s, 0 where a clip has none.
+    """
+
+    def __init__(self, tables: Sequence[pa.Table], streams: Sequence[str]) -> None:
+        self.streams = tuple(sorted(streams))
+        tables = [t for t in tables if t.num_rows]
+        rows = [(j, i) for j, t in enumerate(tables) for i in range(t.num_rows)]
+        ids = [clip_id for t in tables for clip_id in t["clip_id"].to_pylist()]
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        self._where = [rows[i] for i in order]
+        self.ids = [ids[i] for i in order]
+
+        def column(name: str) -> list[Any]:
+            values = [v for t in tables for v in t[name].to_pylist()]
+            return [values[i] for i in order]
+
+        self.uris, self.starts, self.ends = column("uri"), column("start"), column("end")
+        self.speakers, self.folds, self.emotions = column("speaker"), column("fold"), column("emotion")
+        self.intensities = [dict(v) if v else None for v in column("intensities")]
+        self.shards = column("shard")
+        self._digests = column("digest")
+        self.status = {s: column(f"{s}.status") for s in self.streams}
+        self.reasons = {s: column(f"{s}.reason") for s in self.streams}
+        self.lengths = {s: np.array(column(f"{s}.n_frames"), np.int64) for s in self.streams}
+        self._flat: dict[str, list[npt.NDArray[np.float32]]] = {}
+        self._offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for s in self.streams:
+            lists = [t[f"{s}.values"].combine_chunks() for t in tables]
+            lists = [c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in lists]
+            self._flat[s] = [c.values.to_numpy(zero_copy_only=True) for c in lists]
+            self._offsets[s] = [c.offsets.to_numpy(zero_copy_only=True) for c in lists]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def values(self, stream: str, i: int) -> npt.NDArray[np.float32]:
+        """Clip i's sequence, (K, F), a view; K is 0 where the clip does not have the stream."""
+        j, row = self._where[i]
+        offsets = self._offsets[stream][j]
+        flat = self._flat[stream][j][offsets[row] : offsets[row + 1]]
+        length = int(self.lengths[stream][i])
+        return flat.reshape(length, -1) if length else flat.reshape(0, 1)
+
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """(n,) whether a clip has at least one stream."""
+        return np.asarray(np.stack([self.lengths[s] for s in self.streams]).max(0) > 0)
+
+    def digest(self) -> str:
+        """Of the manifest's rows and of the sequences: two stores of the same digest train the same model."""
+        sha = hashlib.sha256()
+        for i, digest in enumerate(self._digests):
+            sha.update(digest.encode())
+            for s in self.streams:
+                sha.update(np.ascontiguousarray(self.values(s, i)).data)
+        return sha.hexdigest()[:16]
+
+
+def collate(sequences: Sequence[dict[str, npt.NDArray[np.float32]]], columns: dict[str, int]) -> Batch:
+    """A padded batch of clips, each a dict of (K, F) arrays by stream; a stream that is missing or empty is absent."""
+    values, lengths = {}, {}
+    for s, width in columns.items():
+        arrays = [sequence.get(s) for sequence in sequences]
+        counts = [0 if a is None else len(a) for a in arrays]
+        padded = np.zeros((len(arrays), max(1, *counts), width), np.float32)
+        for row, array in enumerate(arrays):
+            if counts[row] and array is not None:
+                padded[row, : counts[row]] = array
+        values[s] = torch.from_numpy(padded)
+        lengths[s] = torch.tensor(counts, dtype=torch.int64)
+    return Batch(values, lengths)
+
+
+def length_batches(cost: npt.NDArray[np.int64], batch_size: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Cut n clips into batches of similar length, in a random order that the seed decides.
+
+    cost: (n,) length of each clip. Lengths are jittered by a tenth before they are sorted, so that batches mix anew each
+    epoch. Every clip is in exactly one batch.
+    """
+    random = np.random.default_rng(seed)
+    order = np.argsort(cost * random.uniform(0.9, 1.1, len(cost)), kind="stable")
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def evaluation_batches(cost: npt.NDArray[np.int64], batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Batches of similar length, every clip once."""
+    order = np.argsort(cost, kind="stable")
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size]

@@ -1,0 +1,75 @@
+"""From a trained model to answers: values of each class, and what the model attended to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rrnn.data import Times, collate, evaluation_batches
+from rrnn.model import RRNN
+from rrnn.run import ModelCard
+
+BATCH = 16
+
+Sequences = dict[str, npt.NDArray[np.float32]]
+"""One clip's (K, F) arrays by stream; a stream that is missing or has no frame is absent."""
+
+
+def apply_link(link: str, outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values (n, C) of a model's outputs (n, C).
+
+    softmax: logits become probabilities. clip: a classifier that was trained with L2 on one-hot targets estimates the
+    probabilities themselves; they are clipped at 0 and made to sum to 1. identity: intensities.
+    """
+    if link == "softmax":
+        exponents = np.exp(outputs - outputs.max(-1, keepdims=True))
+        values: npt.NDArray[np.float64] = exponents / exponents.sum(-1, keepdims=True)
+        return values
+    if link == "clip":
+        clipped = np.clip(outputs, 1e-6, None)
+        values = clipped / clipped.sum(-1, keepdims=True)
+        return values
+    if link == "identity":
+        return outputs
+    raise ValueError(f"unknown link {link!r}: expected softmax, clip or identity")
+
+
+def predict(model: RRNN, card: ModelCard, clips: Sequence[Sequences]) -> npt.NDArray[np.float64]:
+    """Values (n, C) of clips, in order; clips of similar length are computed side by side. Each has at least one stream."""
+    outputs = np.zeros((len(clips), len(card.classes)))
+    cost = np.array([sum(len(x) for x in clip.values()) for clip in clips], np.int64)
+    with torch.inference_mode():
+        for rows in evaluation_batches(cost, BATCH):
+            outputs[rows] = model(collate([clips[i] for i in rows], card.columns)).prediction.double().numpy()
+    return apply_link(card.link, outputs)
+
+
+def explain(model: RRNN, card: ModelCard, clip: Sequences, times: dict[str, Times]) -> list[dict[str, Any]]:
+    """What the model attended to in one clip: a row for each stream that the clip has and each hop, with times (seconds),
+    weights (sum 1), tokens, the gate's mean openness for the stream, and the clip's prediction and values."""
+    model.eval()
+    with torch.inference_mode():
+        out = model(collate([clip], card.columns), explain=True)
+    values = apply_link(card.link, out.prediction.double().numpy())[0]
+    rows = []
+    for hop, (attention, gates) in enumerate(zip(out.attention, out.gates, strict=True), 1):
+        for s in model.streams:
+            if s in clip and len(clip[s]):
+                rows.append(
+                    {
+                        "prediction": card.classes[int(values.argmax())],
+                        "stream": s,
+                        "modality": card.streams[s]["modality"],
+                        "hop": hop,
+                        "times": times[s].seconds,
+                        "weights": attention[s][0, : len(clip[s])].tolist(),
+                        "tokens": times[s].tokens,
+                        "gate": float(gates[s][0]),
+                        "probabilities": values.tolist(),
+                    }
+                )
+    return rows

@@ -1,0 +1,440 @@
+"""Training: one function that any number of workers run side by side, with or without Ray around it.
+
+Each step's clips are drawn for all workers together and dealt out, so an epoch is the same clips in the same batches
+however many workers there are. Gradients are averaged by DistributedDataParallel with each worker's share weighted by its
+number of clips. Every figure is computed from all workers' predictions, never averaged over workers.
+
+All that a resume must restore: the weights, the best weights so far, the optimiser's moments, and State below. Random
+numbers are seeded anew each epoch, so a run that was killed and resumed is the run that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import safetensors.torch
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from rrnn import metrics
+from rrnn.config import Config
+from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches, read_times
+from rrnn.model import RRNN, Batch
+from rrnn.predict import apply_link, explain
+from rrnn.run import ModelCard, RunFolder, code_version, package_versions, save_model
+from rrnn.splits import SIDES, Split, split_clips
+
+EXAMPLES = 6
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted. values: (n,) int64 classes, or (n, C) float32 intensities. labelled: (n,) bool."""
+
+    task: str
+    names: tuple[str, ...]
+    values: npt.NDArray[Any]
+    labelled: npt.NDArray[np.bool_]
+
+
+def make_targets(clips: ClipSet) -> Targets:
+    """Classes where clips have an emotion, otherwise intensities. Raises ValueError where they have neither."""
+    if any(e is not None for e in clips.emotions):
+        names = tuple(sorted({e for e in clips.emotions if e is not None}))
+        number = {name: i for i, name in enumerate(names)}
+        values = np.array([-1 if e is None else number[e] for e in clips.emotions], np.int64)
+        if len(names) < 2:
+            raise ValueError(f"all clips have the emotion {names[0]!r}: expected two or more classes")
+        return Targets("classification", names, values, values >= 0)
+    if any(clips.intensities):
+        names = tuple(sorted({k for v in clips.intensities for k in v or ()}))
+        table = np.array([[(v or {}).get(k, np.nan) for k in names] for v in clips.intensities], np.float32)
+        return Targets("regression", names, table, np.asarray(~np.isnan(table).any(1)))
+    raise ValueError("no clip has a label: training needs an emotion, or intensities, in the manifest")
+
+
+@dataclass
+class State:
+    """Where training is. History holds what metrics.jsonl holds."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This worker among all."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def total(self, values: Tensor) -> Tensor:
+        """Elementwise sum over all workers."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+
+Report = Callable[[dict[str, Any], Path | None], None]
+"""Called by every worker after every epoch with the epoch's figures and, on rank 0, a folder that holds a checkpoint."""
+
+
+def train(
+    config: Config,
+    store: StoreIndex,
+    clips: ClipSet,
+    out: str,
+    *,
+    workers: Workers,
+    report: Report,
+    scratch: Path,
+    checkpoint: Path | None = None,
+) -> None:
+    """Train, keep the best epoch by validation loss, test it once, and write the run.
+
+    scratch: a folder of this worker's own for checkpoints on their way out. checkpoint: a folder to resume from.
+    """
+    run = RunFolder(out)
+    targets = make_targets(clips)
+    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, config.train)
+    for side in SIDES:
+        if not len(split.side(side)):
+            raise ValueError(f"no usable, labelled clip on the {side} side ({split.how})")
+    link = "identity" if targets.task == "regression" else "clip" if config.train.loss == "l2" else "softmax"
+    card = ModelCard(config.model, targets.names, link, store.streams)
+
+    torch.manual_seed(config.train.seed)
+    model = card.build().to(workers.device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
+    state = State()
+    if checkpoint is None:
+        fit_standardisation(model, clips, split.train, workers)
+        best = _weights(model)
+    else:
+        state, best = _load_checkpoint(checkpoint, model, optimiser)
+    if workers.rank == 0:
+        _write_config(run, config, store, clips, targets, split, model)
+
+    trainer = _Trainer(config, clips, targets, split, model, optimiser, workers, card.link)
+    while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience:
+        began = time.perf_counter()
+        state.epoch += 1
+        train_loss = trainer.epoch(state.epoch)
+        trained = time.perf_counter() - began
+        valid = trainer.evaluate(split.valid)
+        is_best = valid["loss"] < state.best_loss
+        if is_best:
+            state.best_epoch, state.best_loss, best = state.epoch, valid["loss"], _weights(model)
+        state.seconds += time.perf_counter() - began
+        line = {
+            "epoch": state.epoch,
+            "train_loss": train_loss,
+            **{f"valid_{k}": v for k, v in valid.items()},
+            "learning_rate": config.train.learning_rate,
+            "seconds": time.perf_counter() - began,
+            "clips_per_second": len(split.train) / trained,
+            "best": is_best,
+        }
+        state.history.append(line)
+        folder = None
+        if workers.rank == 0:
+            run.write("metrics.jsonl", "".join(json.dumps(h) + "\n" for h in state.history).encode())
+            folder = _save_checkpoint(scratch / f"epoch-{state.epoch}", model, best, optimiser, state)
+        report(line, folder)
+
+    model.load_state_dict(best)
+    outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}
+    if workers.rank == 0:
+        _write_results(run, card, store, clips, targets, split, model, outputs, state)
+
+
+class _Trainer:
+    """One worker's part in each epoch."""
+
+    def __init__(
+        self,
+        config: Config,
+        clips: ClipSet,
+        targets: Targets,
+        split: Split,
+        model: RRNN,
+        optimiser: torch.optim.Optimizer,
+        workers: Workers,
+        link: str,
+    ) -> None:
+        self.link = link
+        self.config, self.clips, self.targets, self.split = config.train, clips, targets, split
+        self.model, self.optimiser, self.workers = model, optimiser, workers
+        self.parallel: nn.Module = nn.parallel.DistributedDataParallel(model) if workers.count > 1 else model
+        self.columns = {s: len(model.standardise[s].mean) for s in model.streams}  # type: ignore[arg-type]
+        self.cost = np.sum([clips.lengths[s] for s in model.streams], axis=0)
+
+    def epoch(self, number: int) -> float:
+        """One pass over the training clips; the mean loss."""
+        rank, count = self.workers.rank, self.workers.count
+        torch.manual_seed(_seed(self.config.seed, number, rank))  # dropout
+        self.parallel.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.workers.device)
+        order = _seed(self.config.seed, number, -1)
+        for batch in length_batches(self.cost[self.split.train], self.config.batch_size, order):
+            mine = self.split.train[batch[rank::count]]
+            share = 1.0
+            if not len(mine):  # a last batch of fewer clips than workers: all must take part in the step
+                mine, share = self.split.train[batch[:1]], 0.0
+            inputs, target = self._batch(mine)
+            loss = share * self._loss(self.parallel(inputs).prediction, target).sum()
+            self.optimiser.zero_grad(set_to_none=True)
+            # the workers' gradients are averaged: this makes them the batch's mean
+            torch.autograd.backward(loss * (count / len(batch)))
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_gradient)
+            self.optimiser.step()
+            total += loss.detach()
+        return float(self.workers.total(total)) / len(self.split.train)
+
+    def predict(self, indices: IntArray) -> npt.NDArray[np.float64]:
+        """Outputs (logits or intensities) of the given clips, (n, C), the same on every worker."""
+        self.model.eval()
+        outputs = torch.zeros(len(indices), len(self.targets.names), dtype=torch.float64, device=self.workers.device)
+        with torch.inference_mode():
+            for j, rows in enumerate(evaluation_batches(self.cost[indices], self.config.batch_size)):
+                if j % self.workers.count == self.workers.rank:
+                    inputs, _ = self._batch(indices[rows])
+                    outputs[torch.from_numpy(rows)] = self.model(inputs).prediction.double()
+        return self.workers.total(outputs).cpu().numpy()
+
+    def evaluate(self, indices: IntArray) -> dict[str, float]:
+        outputs = self.predict(indices)
+        target = torch.from_numpy(self.targets.values[indices])
+        loss = float(self._loss(torch.from_numpy(outputs), target).mean())
+        return {"loss": loss, **score(self.targets, self.link, indices, outputs)}
+
+    def _batch(self, indices: IntArray) -> tuple[Batch, Tensor]:
+        batch = collate([{s: self.clips.values(s, i) for s in self.columns} for i in indices], self.columns)
+        target = torch.from_numpy(self.targets.values[indices])
+        return batch.to(self.workers.device), target.to(self.workers.device)
+
+    def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(n,) loss of each clip. L2 is summed over the outputs, as the paper's errors are."""
+        if self.targets.task == "regression":
+            return (prediction - target.to(prediction.dtype)).square().sum(-1)
+        if self.config.loss == "l2":
+            return (prediction - F.one_hot(target, prediction.shape[-1]).to(prediction.dtype)).square().sum(-1)
+        return F.cross_entropy(prediction, target, reduction="none")
+
+
+def fit_standardisation(model: RRNN, clips: ClipSet, indices: IntArray, workers: Workers) -> None:
+    """Set each stream's mean and deviation from the real, observed frames of the given clips, and of no others."""
+    for s in model.streams:
+        layer: Any = model.standardise[s]
+        sums = np.zeros((3, len(layer.mean)))
+        for i in indices[workers.rank :: workers.count]:
+            x = clips.values(s, i)
+            if len(x):
+                seen = ~np.isnan(x)
+                x64 = np.where(seen, x, 0.0).astype(np.float64)
+                sums += np.stack([seen.sum(0), x64.sum(0), np.square(x64).sum(0)])
+        count, first, second = workers.total(torch.from_numpy(sums).to(workers.device)).cpu()
+        mean = first / count.clamp(min=1)
+        variance = (second / count.clamp(min=1) - mean.square()).clamp(min=0)
+        constant = variance <= 1e-12 * (1 + mean.square())  # such a column says nothing: leave its scale alone
+        layer.mean.copy_(mean)
+        layer.std.copy_(torch.where(constant, torch.ones_like(variance), variance.sqrt()))
+
+
+def score(targets: Targets, link: str, indices: IntArray, outputs: npt.NDArray[np.float64]) -> dict[str, float]:
+    """The figures of some clips' outputs (n, C)."""
+    truth = targets.values[indices]
+    if targets.task == "regression":
+        return metrics.regression_metrics(truth, outputs, targets.names)
+    return metrics.classification_metrics(truth, apply_link(link, outputs))
+
+
+def naive_score(targets: Targets, train: IntArray, test: IntArray) -> dict[str, float]:
+    """The figures of the best constant answer, from the training labels alone, on the test clips."""
+    truth = targets.values[test]
+    if targets.task == "regression":
+        constant = np.tile(metrics.naive_regression(targets.values[train]), (len(test), 1))
+        return metrics.regression_metrics(truth, constant, targets.names)
+    shares = metrics.naive_classification(targets.values[train], len(targets.names))
+    return metrics.classification_metrics(truth, np.tile(shares, (len(test), 1)))
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence([p & 0xFFFFFFFF for p in parts]).generate_state(1)[0])
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
+def _save_checkpoint(
+    folder: Path, model: RRNN, best: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: State
+) -> Path:
+    folder.mkdir(parents=True)
+    moments = {f"{i}.{k}": v for i, slots in optimiser.state_dict()["state"].items() for k, v in slots.items()}
+    safetensors.torch.save_file(_weights(model), folder / "model.safetensors")
+    safetensors.torch.save_file(best, folder / "best.safetensors")
+    safetensors.torch.save_file(moments, folder / "optimiser.safetensors")
+    (folder / "state.json").write_text(json.dumps(asdict(state)))
+    return folder
+
+
+def _load_checkpoint(folder: Path, model: RRNN, optimiser: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
+    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in safetensors.torch.load_file(folder / "optimiser.safetensors").items():
+        index, _, name = key.partition(".")
+        slots.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
+    state = State(**json.loads((folder / "state.json").read_text()))
+    return state, safetensors.torch.load_file(folder / "best.safetensors")
+
+
+def _write_config(
+    run: RunFolder, config: Config, store: StoreIndex, clips: ClipSet, targets: Targets, split: Split, model: RRNN
+) -> None:
+    sides = {
+        side: {
+            "clips": len(split.side(side)),
+            "speakers": sorted({str(clips.speakers[i]) for i in split.side(side)}),
+        }
+        for side in SIDES
+    }
+    run.write_json(
+        "config.json",
+        {
+            **config.to_dict(),
+            "task": targets.task,
+            "classes": list(targets.names),
+            "streams": list(store.streams.values()),
+            "corpus": store.corpus,
+            "store": store.url,
+            "data_digest": clips.digest(),
+            "code_version": code_version(),
+            "packages": package_versions(),
+            "split": split.how,
+            "splits": sides,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "clips": {
+                "all": len(clips),
+                "unlabelled": int((~targets.labelled).sum()),
+                "unusable": int((~clips.usable()).sum()),
+            },
+        },
+    )
+
+
+def _write_results(
+    run: RunFolder,
+    card: ModelCard,
+    store: StoreIndex,
+    clips: ClipSet,
+    targets: Targets,
+    split: Split,
+    model: RRNN,
+    outputs: dict[str, npt.NDArray[np.float64]],
+    state: State,
+) -> None:
+    model_id = save_model(run, card, _weights(model))
+    rows = [
+        row
+        for side in ("valid", "test")
+        for row in _prediction_rows(clips, targets, card, side, split.side(side), outputs[side])
+    ]
+    run.write_table("predictions.parquet", pa.Table.from_pylist(rows))
+    _write_outcomes(run, store, clips)
+    _write_examples(run, card, store, clips, targets, split, model)
+    run.write_json(
+        "summary.json",
+        {
+            "model_id": model_id,
+            "best_epoch": state.best_epoch,
+            "epochs": state.epoch,
+            "seconds": state.seconds,
+            "valid": score(targets, card.link, split.valid, outputs["valid"]),
+            "test": score(targets, card.link, split.test, outputs["test"]),
+            "naive": naive_score(targets, split.train, split.test),
+            "finished": True,
+        },
+    )
+
+
+def _prediction_rows(
+    clips: ClipSet, targets: Targets, card: ModelCard, side: str, indices: IntArray, outputs: npt.NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    rows = []
+    values = apply_link(card.link, outputs)
+    for i, value in zip(indices, values, strict=True):
+        row = {
+            "clip_id": clips.ids[i],
+            "uri": clips.uris[i],
+            "start": clips.starts[i],
+            "end": clips.ends[i],
+            "speaker": clips.speakers[i],
+            "split": side,
+        }
+        if targets.task == "classification":
+            row |= {"target": clips.emotions[i], "prediction": targets.names[int(value.argmax())]}
+            row |= {f"p_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
+        else:
+            row |= {f"t_{name}": float(v) for name, v in zip(targets.names, targets.values[i], strict=True)}
+            row |= {f"y_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
+        rows.append(row)
+    return rows
+
+
+def _write_outcomes(run: RunFolder, store: StoreIndex, clips: ClipSet) -> None:
+    counts, bad = [], []
+    for s, about in store.streams.items():
+        stream = {"stream": s, "modality": about["modality"]}
+        counts += [{**stream, "status": status, "clips": n} for status, n in sorted(Counter(clips.status[s]).items())]
+        bad += [
+            {"clip_id": clip_id, **stream, "status": status, "reason": reason}
+            for clip_id, status, reason in zip(clips.ids, clips.status[s], clips.reasons[s], strict=True)
+            if status != "ok" or reason
+        ]
+    run.write_table("streams.parquet", pa.Table.from_pylist(counts))
+    schema = pa.schema([(name, pa.string()) for name in ("clip_id", "stream", "modality", "status", "reason")])
+    run.write_table("unusable.parquet", pa.Table.from_pylist(bad, schema))
+
+
+def _write_examples(
+    run: RunFolder, card: ModelCard, store: StoreIndex, clips: ClipSet, targets: Targets, split: Split, model: RRNN
+) -> None:
+    """Attention and gates of the first test clip of each class in turn: chosen by label and name, not by success."""
+    by_class: dict[Any, list[int]] = {}
+    for i in split.test:
+        key = clips.emotions[i] if targets.task == "classification" else int(np.argmax(targets.values[i]))
+        by_class.setdefault(key, []).append(int(i))
+    turns = [group[k] for k in range(EXAMPLES) for group in by_class.values() if k < len(group)]
+    rows = []
+    for i in turns[:EXAMPLES]:
+        sequence = {s: clips.values(s, i) for s in card.columns}
+        times = read_times(store, clips.shards[i], clips.ids[i])
+        target = targets.names[targets.values[i]] if targets.task == "classification" else None
+        about = {
+            "clip_id": clips.ids[i],
+            "uri": clips.uris[i],
+            "start": clips.starts[i],
+            "end": clips.ends[i],
+            "speaker": clips.speakers[i],
+            "target": target,
+        }
+        rows += [{**about, **row} for row in explain(model, card, sequence, times)]
+    run.write_table("examples.parquet", pa.Table.from_pylist(rows))
