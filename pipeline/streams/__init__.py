@@ -35,7 +35,8 @@ def stream_class(name: str) -> type[Extractor]:
 def make_stream(name: str, config: dict[str, Any] | None = None) -> Extractor:
     """An extractor with the given options. Raises ValueError for an option that it does not have."""
     cls = stream_class(name)
-    known = {f for f in cls.__dataclass_fields__}
+    known = set(cls.__dataclass_fields__)
     if unknown := set(config or {}) - known:
-        raise ValueError(f"stream {name!r} has no option {', '.join(sorted(unknown))}: it has {', '.join(sorted(known)) or 'none'}")
+        has = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"stream {name!r} has no option {', '.join(sorted(unknown))}: it has {has}")
     return cls(**(config or {}))

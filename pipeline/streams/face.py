@@ -326,7 +326,7 @@ class Face(Extractor):
     def __getstate__(self) -> dict[str, Any]:
         return asdict(self)  # the options travel to a worker, what was loaded does not
 
-    def extract(self, clip: Clip, media: Media) -> Features:  # noqa: ARG002 (the recording is all it needs)
+    def extract(self, clip: Clip, media: Media) -> Features:
         landmarker = self._landmarker
         if landmarker is None:
             raise RuntimeError("Face.extract() before Face.load()")

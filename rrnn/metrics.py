@@ -1,0 +1,178 @@
+"""Scores of a model, the constant predictor that stands beside them, and how sure one can be of either.
+
+NumPy arrays in, plain floats out. Formulas are torchmetrics' and SciPy's where they have them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.stats
+import torch
+import torchmetrics.functional as tm
+import torchmetrics.functional.classification as tmc
+
+WEIGHTED_ACCURACY_THRESHOLD = 0.1  # an emotion is there when its intensity is above this, in truth and in prediction
+
+_SMALLEST_PROBABILITY = float(np.finfo(np.float64).tiny)
+
+
+def classification_metrics(
+    target: npt.NDArray[np.integer[Any]], probabilities: npt.NDArray[np.floating[Any]]
+) -> dict[str, float]:
+    """Accuracy, unweighted average recall ("uar") and cross-entropy (in nats) of probabilities (n, C) for classes (n,).
+
+    The prediction is the most probable class. A true class that was given probability 0 counts as the smallest positive
+    double, so that cross-entropy stays finite. Raises ValueError for shapes that don't fit, no clips, or a class
+    outside 0..C-1.
+    """
+    if probabilities.ndim != 2 or target.shape != probabilities.shape[:1]:
+        raise ValueError(f"expected target (n,) and probabilities (n, C), found {target.shape} and {probabilities.shape}")
+    n_classes = probabilities.shape[1]
+    _check_classes(target, n_classes)
+    prediction = probabilities.argmax(axis=1)
+    of_true_class = probabilities[np.arange(len(target)), target].astype(np.float64)
+    return {
+        "accuracy": float((prediction == target).mean()),
+        "uar": unweighted_average_recall(target, prediction, n_classes),
+        "cross_entropy": float(-np.log(np.maximum(of_true_class, _SMALLEST_PROBABILITY)).mean()),
+    }
+
+
+def unweighted_average_recall(
+    target: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[np.integer[Any]], n_classes: int
+) -> float:
+    """Mean of the recalls of the classes that occur in target (n,). A class that is only ever predicted has no recall."""
+    return float(np.nanmean(recalls(confusion(target, prediction, n_classes))))
+
+
+def confusion(
+    target: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[np.integer[Any]], n_classes: int
+) -> npt.NDArray[np.int64]:
+    """How many clips of each true class (row) were given each class (column): (C, C).
+
+    Raises ValueError for shapes that don't fit, no clips, or a class outside 0..n_classes-1.
+    """
+    if target.shape != prediction.shape:
+        raise ValueError(f"expected as many predictions as targets, found {prediction.shape} and {target.shape}")
+    _check_classes(target, n_classes)
+    _check_classes(prediction, n_classes)
+    counts = tmc.multiclass_confusion_matrix(_tensor(prediction), _tensor(target), n_classes, validate_args=False)
+    matrix: npt.NDArray[np.int64] = counts.numpy().astype(np.int64)
+    return matrix
+
+
+def recalls(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Recall of each class (C,) from a confusion matrix (C, C); NaN for a class with no clip."""
+    clips = matrix.sum(axis=1)
+    return np.where(clips > 0, matrix.diagonal() / np.maximum(clips, 1), np.nan)
+
+
+def regression_metrics(
+    target: npt.NDArray[np.floating[Any]], prediction: npt.NDArray[np.floating[Any]], names: Sequence[str]
+) -> dict[str, float]:
+    """Errors and weighted accuracy of predicted intensities, both arrays (n, C), with a name for each column.
+
+    "mse" and "mae" are means over clips of the error SUMMED over the columns, the scale in which results on CMU-MOSEI are
+    published; "mse_<name>" and "mae_<name>" are one column's. "weighted_accuracy_<name>" takes one column as a binary
+    problem (intensity above 0.1 or not) and is (TP * N / P + TN) / (2 N), after Tong et al. 2017: the mean of recall and
+    specificity. It is undefined where all clips are on one side: NaN, left out of the mean "weighted_accuracy", and counted
+    in "weighted_accuracy_undefined". Raises ValueError for shapes that don't fit, or no clips.
+    """
+    if target.ndim != 2 or target.shape != prediction.shape or target.shape[1] != len(names) or not target.size:
+        raise ValueError(
+            f"expected target and prediction (n, {len(names)}) with n > 0, found {target.shape} and {prediction.shape}"
+        )
+    target_t, prediction_t = _tensor(target).double(), _tensor(prediction).double()
+    mse = tm.mean_squared_error(prediction_t, target_t, num_outputs=len(names)).reshape(-1)
+    mae = tm.mean_absolute_error(prediction_t, target_t, num_outputs=len(names)).reshape(-1)
+    weighted = [weighted_accuracy(target[:, c], prediction[:, c]) for c in range(len(names))]
+    defined = [x for x in weighted if not np.isnan(x)]
+    metrics = {
+        "mse": float(mse.sum()),
+        "mae": float(mae.sum()),
+        "weighted_accuracy": float(np.mean(defined)) if defined else float("nan"),
+        "weighted_accuracy_undefined": float(len(weighted) - len(defined)),
+    }
+    for c, name in enumerate(names):
+        metrics |= {f"mse_{name}": float(mse[c]), f"mae_{name}": float(mae[c]), f"weighted_accuracy_{name}": weighted[c]}
+    return metrics
+
+
+def weighted_accuracy(target: npt.NDArray[np.floating[Any]], prediction: npt.NDArray[np.floating[Any]]) -> float:
+    """Weighted accuracy of one emotion's intensities (n,) at threshold 0.1; NaN where truth is all above or all below it."""
+    truth = target > WEIGHTED_ACCURACY_THRESHOLD
+    if truth.all() or not truth.any():
+        return float("nan")
+    truth_t, answer_t = _tensor(truth).long(), _tensor(prediction > WEIGHTED_ACCURACY_THRESHOLD).long()
+    recall = tmc.binary_recall(answer_t, truth_t, validate_args=False)
+    specificity = tmc.binary_specificity(answer_t, truth_t, validate_args=False)
+    return float(recall.double() + specificity.double()) / 2
+
+
+def naive_classification(train_target: npt.NDArray[np.integer[Any]], n_classes: int) -> npt.NDArray[np.float64]:
+    """What a constant predictor answers to every clip: the frequency of each class (C,) in the TRAINING targets (n,)."""
+    _check_classes(train_target, n_classes)
+    return np.bincount(train_target, minlength=n_classes) / len(train_target)
+
+
+def naive_regression(train_target: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """What a constant predictor answers to every clip: the mean (C,) of the TRAINING targets (n, C)."""
+    if train_target.ndim != 2 or not train_target.size:
+        raise ValueError(f"expected training targets (n, C) with n > 0, found {train_target.shape}")
+    mean: npt.NDArray[np.float64] = train_target.mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def bootstrap_interval(
+    statistic: Callable[[npt.NDArray[np.int64]], float],
+    groups: Sequence[str],
+    *,
+    repeats: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of statistic(indices of clips), for clips that come in groups: one speaker each (n,).
+
+    Clips of one speaker are alike, so it is speakers that are drawn with replacement, and all clips of a drawn speaker come
+    along. Where there is only one speaker, clips are drawn instead: such an interval says nothing about other speakers, and
+    is too narrow for them. (nan, nan) for a single clip, or where statistic is NaN in any repeat.
+    Raises ValueError where there are no clips.
+    """
+    if not len(groups):
+        raise ValueError("expected at least one clip, found none")
+    _, group_of_clip = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    order = np.argsort(group_of_clip, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group_of_clip[order])) + 1)
+    if len(members) == 1:
+        members = [np.array([i]) for i in range(len(groups))]
+    if len(members) == 1:
+        return float("nan"), float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # of NaN, which is answered with NaN
+        result = scipy.stats.bootstrap(
+            (np.arange(len(members)),),
+            lambda drawn: statistic(np.concatenate([members[i] for i in drawn])),
+            vectorized=False,
+            n_resamples=repeats,
+            batch=100,  # bounds memory: by default all repeats are drawn at once
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _check_classes(classes: npt.NDArray[np.integer[Any]], n_classes: int) -> None:
+    if classes.ndim != 1 or not len(classes):
+        raise ValueError(f"expected classes (n,) with n > 0, found {classes.shape}")
+    if classes.min() < 0 or classes.max() >= n_classes:
+        raise ValueError(f"expected classes from 0 to {n_classes - 1}, found {classes.min()} to {classes.max()}")
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
