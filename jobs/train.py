@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shlex
+import sys
 import tempfile
 import threading
 import time
@@ -40,6 +43,7 @@ class TrainJob:
     config: Config
     workers: int = 2
     gpu: bool = False
+    command: str | None = None
 
 
 def load_clips(store: StoreIndex) -> list[Any]:
@@ -71,20 +75,19 @@ def train_worker(loop: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="rrnn-") as scratch:
         workers = Workers(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            train(config, store, clips, loop["out"], workers=workers, report=report, scratch=Path(scratch))
-        else:
-            with checkpoint.as_directory() as folder:
-                train(
-                    config,
-                    store,
-                    clips,
-                    loop["out"],
-                    workers=workers,
-                    report=report,
-                    scratch=Path(scratch),
-                    checkpoint=Path(folder),
-                )
+        resumed = checkpoint.as_directory() if checkpoint is not None else contextlib.nullcontext()
+        with resumed as folder:
+            train(
+                config,
+                store,
+                clips,
+                loop["out"],
+                workers=workers,
+                report=report,
+                scratch=Path(scratch),
+                checkpoint=Path(folder) if folder else None,
+                command=loop["command"],
+            )
 
 
 class _Follow(threading.Thread):
@@ -148,7 +151,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         )  # clips without labels are an error before any worker starts
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"config": job.config, "store": store, "out": job.out, "blocks": blocks},
+            train_loop_config={"config": job.config, "store": store, "out": job.out, "blocks": blocks, "command": job.command},
             torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=job.workers,
@@ -234,7 +237,8 @@ def main(
         raise ValueError("expected STORE and --out RUN; see --help")
     name, changes = split_words(words or [])
     config = config_from_dict(merge(experiment(name).to_dict(), changes))
-    job = TrainJob(store, out, config, workers, gpu)
+    command = shlex.join(["python", "-m", "jobs.train", *sys.argv[1:]])
+    job = TrainJob(store, out, config, workers, gpu, command)
     if dry_run:
         console.print_json(json.dumps({"store": store, "out": out, "workers": workers, "gpu": gpu, **config.to_dict()}))
         return

@@ -36,8 +36,10 @@ class TrainConfig:
     epochs: int = Field(default=60, ge=1)
     patience: int = Field(default=12, ge=1)
     """Epochs without a better validation loss, after which training stops."""
+    min_improvement: float = Field(default=1e-3, ge=0)
+    """By how much the validation loss must fall to count as better."""
     batch_size: int = Field(default=32, ge=1)
-    """Clips a step, over all workers together: how many workers there are does not change the result."""
+    """Clips a step, over all workers together."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     clip_gradient: float = Field(default=1.0, gt=0)

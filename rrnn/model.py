@@ -146,10 +146,6 @@ class _Affine(nn.Module):
         return out
 
 
-def sum_of(terms: list[Tensor]) -> Tensor:
-    return torch.stack(terms).sum(0)
-
-
 class RRNN(nn.Module):
     """columns: number of columns of each stream, by its name; outputs: number of classes or intensities."""
 
@@ -178,11 +174,12 @@ class RRNN(nn.Module):
                 h[s] = h[s] * self.dropout(h[s].new_ones(h[s].shape[0], 1, h[s].shape[2]))
             keys[s] = cast(Attention, self.attention[s]).keys(h[s])
 
-        if self.config.memory == "mean":  # m(0), over the real frames
-            shares = {s: mask[s] / batch.lengths[s].clamp(min=1)[:, None] for s in self.streams}
-            m_BD = sum_of([torch.bmm(shares[s][:, None].to(h[s].dtype), h[s])[:, 0] for s in self.streams])
+        if self.config.memory == "mean":  # m(0): the averages over the real frames, summed over the streams
+            shares = {s: mask[s].to(h[s].dtype) / batch.lengths[s].clamp(min=1)[:, None] for s in self.streams}
+            m_BD = torch.stack([torch.bmm(shares[s][:, None], h[s])[:, 0] for s in self.streams]).sum(0)
         else:
-            m_BD = h[self.streams[0]].new_zeros(len(h[self.streams[0]]), h[self.streams[0]].shape[-1])
+            some = h[self.streams[0]]
+            m_BD = some.new_zeros(some.shape[0], some.shape[2])
 
         attention: list[dict[str, Tensor]] = []
         gates: list[dict[str, Tensor]] = []

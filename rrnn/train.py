@@ -105,10 +105,12 @@ def train(
     report: Report,
     scratch: Path,
     checkpoint: Path | None = None,
+    command: str | None = None,
 ) -> None:
     """Train, keep the best epoch by validation loss, test it once, and write the run.
 
-    scratch: a folder of this worker's own for checkpoints on their way out. checkpoint: a folder to resume from.
+    scratch: a folder of this worker's own for checkpoints on their way out. checkpoint: a folder to resume from. command: what
+    would make this run again, for the record.
     """
     run = RunFolder(out)
     targets = make_targets(clips)
@@ -129,7 +131,7 @@ def train(
     else:
         state, best = _load_checkpoint(checkpoint, model, optimiser)
     if workers.rank == 0:
-        _write_config(run, config, store, clips, targets, split, model)
+        _write_config(run, config, store, clips, targets, split, model, command)
 
     trainer = _Trainer(config, clips, targets, split, model, optimiser, workers, card.link)
     while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience:
@@ -138,7 +140,7 @@ def train(
         train_loss = trainer.epoch(state.epoch)
         trained = time.perf_counter() - began
         valid = trainer.evaluate(split.valid)
-        is_best = valid["loss"] < state.best_loss
+        is_best = valid["loss"] < state.best_loss - config.train.min_improvement
         if is_best:
             state.best_epoch, state.best_loss, best = state.epoch, valid["loss"], _weights(model)
         state.seconds += time.perf_counter() - began
@@ -307,7 +309,14 @@ def _load_checkpoint(folder: Path, model: RRNN, optimiser: torch.optim.Optimizer
 
 
 def _write_config(
-    run: RunFolder, config: Config, store: StoreIndex, clips: ClipSet, targets: Targets, split: Split, model: RRNN
+    run: RunFolder,
+    config: Config,
+    store: StoreIndex,
+    clips: ClipSet,
+    targets: Targets,
+    split: Split,
+    model: RRNN,
+    command: str | None,
 ) -> None:
     sides = {
         side: {
@@ -320,6 +329,7 @@ def _write_config(
         "config.json",
         {
             **config.to_dict(),
+            "command": command,
             "task": targets.task,
             "classes": list(targets.names),
             "streams": list(store.streams.values()),

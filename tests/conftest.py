@@ -1,0 +1,24 @@
+"""One Ray for the whole suite: starting it costs seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    import ray
+
+    from pipeline.on_ray import ray_started
+
+    os.environ.pop("RAY_ADDRESS", None)
+    with ray_started(num_cpus=2):
+        assert ray.is_initialized()
+        yield

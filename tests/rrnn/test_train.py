@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from stores import EMOTIONS, make_store, read_clips
+
+from rrnn.config import Config, ModelConfig, TrainConfig
+from rrnn.data import StoreIndex
+from rrnn.predict import apply_link, explain, predict
+from rrnn.run import load_model
+from rrnn.train import Workers, fit_standardisation, make_targets, train
+
+SMALL = Config(
+    model=ModelConfig(hidden=4, hops=2, dropout=0.0),
+    train=TrainConfig(epochs=3, batch_size=7, learning_rate=0.01, folds=4),
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def run_train(
+    config: Config, store: StoreIndex, folder: Path, *, stop_after: int = 0, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Train in this process; keeps every checkpoint in folder/checkpoints; stop_after raises after that epoch's report."""
+    kept = folder / "checkpoints"
+
+    def report(figures: dict[str, Any], checkpoint: Path | None) -> None:
+        assert checkpoint is not None
+        if figures["epoch"] == stop_after:
+            raise Killed
+
+    scratch = kept / ("second" if checkpoint else "first")
+    train(
+        config, store, read_clips(store), str(folder), workers=Workers(), report=report, scratch=scratch, checkpoint=checkpoint
+    )
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreIndex:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def model_bytes(folder: Path) -> bytes:
+    return (folder / "model/model.safetensors").read_bytes()
+
+
+def test_a_run_says_everything(store: StoreIndex, tmp_path: Path) -> None:
+    summary = run_train(SMALL, store, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["classes"] == list(EMOTIONS)
+    assert config["clips"] == {"all": 48, "unlabelled": 0, "unusable": 1}
+    assert config["data_digest"] == read_clips(store).digest()
+    sides = [set(config["splits"][s]["speakers"]) for s in ("train", "valid", "test")]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 8
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    table = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
+    test = [r for r in table if r["split"] == "test"]
+    assert {r["speaker"] for r in test} == sides[2]
+    values = np.array([[r[f"p_{c}"] for c in EMOTIONS] for r in test])
+    np.testing.assert_allclose(values.sum(1), 1)
+    right = np.mean([r["target"] == r["prediction"] for r in test])
+    assert summary["test"]["accuracy"] == pytest.approx(right)
+    assert summary["naive"]["accuracy"] == pytest.approx(1 / 3, abs=0.05)
+    unusable = pq.read_table(tmp_path / "unusable.parquet").to_pylist()
+    assert {(r["stream"], r["status"]) for r in unusable} == {("a", "absent"), ("w", "absent")}
+    assert len(unusable) == 10
+    examples = pq.read_table(tmp_path / "examples.parquet").to_pylist()
+    assert {r["target"] for r in examples} == set(EMOTIONS)
+    assert all(sum(r["weights"]) == pytest.approx(1) and len(r["weights"]) == len(r["times"]) for r in examples)
+
+
+def test_it_learns_what_there_is_to_learn(store: StoreIndex, tmp_path: Path) -> None:
+    config = Config(model=ModelConfig(hidden=8, hops=2, dropout=0.1), train=TrainConfig(epochs=30, learning_rate=0.02, folds=4))
+    summary = run_train(config, store, tmp_path)
+    assert summary["test"]["accuracy"] == 1.0
+    assert summary["naive"]["accuracy"] < 0.5
+
+
+def test_same_seed_same_bits(store: StoreIndex, tmp_path: Path) -> None:
+    run_train(SMALL, store, tmp_path / "1")
+    run_train(SMALL, store, tmp_path / "2")
+    other = Config(model=SMALL.model, train=TrainConfig(epochs=3, batch_size=7, learning_rate=0.01, folds=4, seed=1))
+    run_train(other, store, tmp_path / "3")
+    assert model_bytes(tmp_path / "1") == model_bytes(tmp_path / "2") != model_bytes(tmp_path / "3")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(store: StoreIndex, tmp_path: Path, dropout: float) -> None:
+    config = Config(model=ModelConfig(hidden=4, hops=2, dropout=dropout), train=SMALL.train)
+    run_train(config, store, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run_train(config, store, tmp_path / "cut", stop_after=2)
+    assert not (tmp_path / "cut/summary.json").exists()
+    run_train(config, store, tmp_path / "cut", checkpoint=tmp_path / "cut/checkpoints/first/epoch-2")
+    assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
+    metrics = [(tmp_path / d / "metrics.jsonl").read_text().splitlines() for d in ("whole", "cut")]
+    assert [json.loads(x)["train_loss"] for x in metrics[0]] == [json.loads(x)["train_loss"] for x in metrics[1]]
+
+
+def test_checkpoints_and_models_hold_nothing_pickled(store: StoreIndex, tmp_path: Path) -> None:
+    run_train(SMALL, store, tmp_path)
+    found = {p.suffix for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {".json", ".jsonl", ".parquet", ".safetensors"}
+
+
+def test_standardisation_sees_training_clips_alone(store: StoreIndex) -> None:
+    clips = read_clips(store)
+    torch.manual_seed(0)
+    from rrnn.model import RRNN
+
+    model = RRNN(SMALL.model, {"a": 3, "w": 2}, 3)
+    chosen = np.arange(0, 20)
+    fit_standardisation(model, clips, chosen, Workers())
+    frames = np.concatenate([clips.values("a", i) for i in chosen]).astype(np.float64)
+    np.testing.assert_allclose(model.standardise["a"].mean, frames.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(model.standardise["a"].std, frames.std(0), rtol=1e-5)
+
+
+def test_intensities_train_and_score(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", regression=True)
+    summary = run_train(SMALL, store, tmp_path / "run")
+    assert json.loads((tmp_path / "run/config.json").read_text())["task"] == "regression"
+    rows = [r for r in pq.read_table(tmp_path / "run/predictions.parquet").to_pylist() if r["split"] == "test"]
+    by_hand = np.mean([sum((r[f"t_{c}"] - r[f"y_{c}"]) ** 2 for c in ("fear", "joy")) for r in rows])
+    assert summary["test"]["mse"] == pytest.approx(by_hand, rel=1e-5)
+    assert summary["naive"]["mse"] > 0
+
+
+def test_labels_must_be_there(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    clips = read_clips(store)
+    clips.emotions = [None] * len(clips)
+    with pytest.raises(ValueError, match="no clip has a label"):
+        make_targets(clips)
+    clips.emotions = ["sad"] * len(clips)
+    with pytest.raises(ValueError, match="all clips have the emotion 'sad'"):
+        make_targets(clips)
+
+
+def test_l2_trains_on_one_hot_targets_as_the_paper_does(store: StoreIndex, tmp_path: Path) -> None:
+    config = Config(model=SMALL.model, train=TrainConfig(epochs=30, learning_rate=0.02, folds=4, loss="l2"))
+    summary = run_train(config, store, tmp_path)
+    assert summary["test"]["accuracy"] > 0.9
+    assert load_model(str(tmp_path))[1].link == "clip"
+
+
+def test_a_saved_model_predicts_and_explains_as_it_did(store: StoreIndex, tmp_path: Path) -> None:
+    summary = run_train(SMALL, store, tmp_path)
+    model, card, model_id = load_model(str(tmp_path))
+    assert model_id == summary["model_id"]
+    clips = read_clips(store)
+    rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
+    wanted = [clips.ids.index(r["clip_id"]) for r in rows]
+    values = predict(model, card, [{s: clips.values(s, i) for s in clips.streams} for i in wanted])
+    np.testing.assert_allclose(values, [[r[f"p_{c}"] for c in EMOTIONS] for r in rows], atol=1e-6)
+    from rrnn.data import Times
+
+    clip = {"a": clips.values("a", 2)}
+    (first, *_) = rows_of = explain(model, card, clip, {"a": Times([0.0] * len(clip["a"]), None)})
+    assert [r["hop"] for r in rows_of] == [1, 2]
+    assert first["stream"] == "a"
+
+
+def test_links_by_hand() -> None:
+    np.testing.assert_allclose(apply_link("softmax", np.array([[0.0, np.log(3)]])), [[0.25, 0.75]])
+    np.testing.assert_allclose(apply_link("clip", np.array([[-1.0, 0.5, 0.5]])), [[0, 0.5, 0.5]], atol=1e-5)
+    np.testing.assert_allclose(apply_link("identity", np.array([[-1.0, 2.0]])), [[-1, 2]])
+
+
+def _one_of_two(rank: int, store: StoreIndex, folder: str, rendezvous: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    train(
+        SMALL,
+        store,
+        read_clips(store),
+        folder,
+        workers=Workers(rank, 2),
+        report=lambda *_: None,
+        scratch=Path(folder) / "scratch",
+    )
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_what_one_trains_and_report_everyones_figures(store: StoreIndex, tmp_path: Path) -> None:
+    # 7 clips a step over 2 workers: shares are unequal, so an average over workers would differ from the one over clips.
+    alone = run_train(SMALL, store, tmp_path / "one")
+    mp.spawn(_one_of_two, (store, str(tmp_path / "two"), str(tmp_path / "rendezvous")), nprocs=2)
+    shutil.rmtree(tmp_path / "two/scratch")
+    together = json.loads((tmp_path / "two/summary.json").read_text())
+    for side in ("valid", "test"):
+        assert together[side] == pytest.approx(alone[side], abs=1e-5)
+    one, two = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
+        assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
