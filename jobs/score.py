@@ -18,7 +18,8 @@ from rich.table import Table
 from jobs._cli import app, console, progress, user_errors
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA, corpus_reader
-from pipeline.extract import CLIP_SECONDS, extract_rows
+from pipeline.extract import CLIP_SECONDS
+from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import map_units, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import make_stream
@@ -102,8 +103,7 @@ class ScoreWorker:
         self.store = Store(config.out)
         self.model, self.card, self.model_id = load_model(config.run)
         self.extractors = extractors_of(self.card)
-        for extractor in self.extractors:
-            extractor.load()
+        self.isolated = IsolatedExtractors(self.extractors, config.clip_seconds)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         clips = self.store.clips(unit["shard"])
@@ -114,7 +114,7 @@ class ScoreWorker:
 
     def score(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         """One row a clip, in the clips' order."""
-        streams = {e.name: extract_rows(e, clips, self.config.clip_seconds) for e in self.extractors}
+        streams = {e.name: self.isolated.rows(e, clips) for e in self.extractors}
         by_clip = [{name: rows[i] for name, rows in streams.items()} for i in range(len(clips))]
         usable = [i for i, of in enumerate(by_clip) if any(row.features for row in of.values())]
         sequences = {i: {n: r.features.values for n, r in by_clip[i].items() if r.features} for i in usable}

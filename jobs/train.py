@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.table import Table
 
 from jobs._cli import app, console, overrides, user_errors
-from pipeline.on_ray import ONE_CORE, cluster_cpus, quiet_data_context, ray_started
+from pipeline.on_ray import cluster_cpus, quiet_data_context, ray_started
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
@@ -164,7 +164,6 @@ def run_training(job: TrainJob) -> dict[str, Any]:
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
                 failure_config=ray.train.FailureConfig(max_failures=RETRIES),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-                worker_runtime_env={"env_vars": ONE_CORE},
             ),
         )
         with _Follow(run):

@@ -7,21 +7,24 @@ import dataclasses
 import itertools
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.extract import ShardReport, Work, extract_shard
+from pipeline.isolated import IsolatedExtractors
 from pipeline.store import Store
 from pipeline.streams.base import Extractor
 
 MAX_BLOCKS = 2_000
 """Ray Data's bookkeeping grows with its blocks; beyond this many units a block holds several."""
 
-ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-"""Workers scale by processes: one core each, no thread pools that fight for it."""
+RETRIES = 3
+"""How often a unit is tried again when its worker or its machine died; what kills a worker each time ends the job."""
 
 
 @contextlib.contextmanager
@@ -47,6 +50,7 @@ def ray_started(num_cpus: int | None = None) -> Iterator[None]:
 
 def quiet_data_context() -> None:
     """Ray Data without progress bars of its own, and with its notes on plans and defaults in its log file alone."""
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)  # Ray is pinned: of use when the pin moves
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -70,8 +74,9 @@ def map_units(
     """Give every unit to one of a pool of actors, and yield what each returns, as it is done, in no order.
 
     worker: a class; worker(**worker_args) runs once in each actor, and each call maps one unit (a flat dict) to a flat
-    dict. workers: actors at most; None takes as many as the cluster has cores for. An actor that dies is replaced and
-    its unit done again; an exception in a worker is a bug: it stops the job.
+    dict. Ray gives an actor of one core one thread (OMP_NUM_THREADS). workers: actors at most; None takes as many as the
+    cluster has cores for. An actor that dies is replaced and its unit done again; an exception in a worker is a bug: it
+    stops the job.
     """
     if not units:
         return
@@ -85,26 +90,24 @@ def map_units(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=2),
         num_cpus=cpus,
         num_gpus=gpus or None,
-        runtime_env={"env_vars": ONE_CORE},
+        ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
     )
     yield from results.iter_rows()
 
 
 class _ExtractWorker:
-    """One actor: loads each extractor when its first shard comes, then keeps it."""
+    """One actor, with the extractors in a child of its own."""
 
     def __init__(self, store: str, extractors: Sequence[Extractor], clip_seconds: float) -> None:
         self.store = Store(store)
         self.extractors = {e.name: e for e in extractors}
-        self.loaded: set[str] = set()
         self.clip_seconds = clip_seconds
+        self.isolated = IsolatedExtractors(extractors, clip_seconds)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         extractor = self.extractors[unit["stream"]]
-        if extractor.name not in self.loaded:
-            extractor.load()
-            self.loaded.add(extractor.name)
-        return dataclasses.asdict(extract_shard(self.store, extractor, unit["shard"], self.clip_seconds))
+        report = extract_shard(self.store, extractor, unit["shard"], self.clip_seconds, self.isolated.rows)
+        return dataclasses.asdict(report)
 
 
 def extract_on_ray(

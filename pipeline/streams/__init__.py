@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Any
 
@@ -35,7 +36,7 @@ def stream_class(name: str) -> type[Extractor]:
 def make_stream(name: str, config: dict[str, Any] | None = None) -> Extractor:
     """An extractor with the given options. Raises ValueError for an option that it does not have."""
     cls = stream_class(name)
-    known = set(cls.__dataclass_fields__)
+    known = {f.name for f in dataclasses.fields(cls)}
     if unknown := set(config or {}) - known:
         has = ", ".join(sorted(known)) or "none"
         raise ValueError(f"stream {name!r} has no option {', '.join(sorted(unknown))}: it has {has}")

@@ -152,7 +152,8 @@ def test_labels_must_be_there(tmp_path: Path) -> None:
 
 
 def test_l2_trains_on_one_hot_targets_as_the_paper_does(store: StoreIndex, tmp_path: Path) -> None:
-    config = Config(model=SMALL.model, train=TrainConfig(epochs=30, learning_rate=0.02, folds=4, loss="l2"))
+    train_config = TrainConfig(epochs=60, learning_rate=0.02, folds=4, patience=60, loss="l2")
+    config = Config(model=ModelConfig(hidden=8, hops=2, dropout=0.1), train=train_config)
     summary = run_train(config, store, tmp_path)
     assert summary["test"]["accuracy"] > 0.9
     assert load_model(str(tmp_path))[1].link == "clip"
