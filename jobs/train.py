@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shlex
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.run import RunFolder
-from rrnn.train import Workers, make_targets, train
+from rrnn.train import CHECKPOINT_SECONDS, Workers, make_targets, train
 
 RETRIES = 3
 
@@ -44,6 +45,7 @@ class TrainJob:
     workers: int = 2
     gpu: bool = False
     command: str | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
 def load_clips(store: StoreIndex) -> list[Any]:
@@ -87,6 +89,7 @@ def train_worker(loop: dict[str, Any]) -> None:
                 scratch=Path(scratch),
                 checkpoint=Path(folder) if folder else None,
                 command=loop["command"],
+                checkpoint_seconds=loop["checkpoint_seconds"],
             )
 
 
@@ -143,6 +146,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         return run.read_json("summary.json")
     console.print(f"training on {', '.join(store.streams)} of {job.store} ({len(store.shards)} shards), {job.workers} workers")
     began = time.perf_counter()
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check; 2 by default
     with ray_started():
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         blocks = load_clips(store)
@@ -151,7 +155,14 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         )  # clips without labels are an error before any worker starts
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"config": job.config, "store": store, "out": job.out, "blocks": blocks, "command": job.command},
+            train_loop_config={
+                "config": job.config,
+                "store": store,
+                "out": job.out,
+                "blocks": blocks,
+                "command": job.command,
+                "checkpoint_seconds": job.checkpoint_seconds,
+            },
             torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=job.workers,
@@ -217,6 +228,9 @@ def main(
     ] = None,
     out: Annotated[str, typer.Option(help="The run: a folder or a URL. One that was interrupted goes on.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Training processes (DDP), one core or one GPU each.")] = 2,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="How often to save what a resume needs; at the end of an epoch.")
+    ] = CHECKPOINT_SECONDS,
     gpu: Annotated[bool, typer.Option("--gpu", help="Train on GPUs, one a worker.")] = False,
     list_experiments: Annotated[bool, typer.Option("--list", help="Show the named experiments.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
@@ -237,7 +251,7 @@ def main(
     name, changes = split_words(words or [])
     config = config_from_dict(merge(experiment(name).to_dict(), changes))
     command = shlex.join(["python", "-m", "jobs.train", *sys.argv[1:]])
-    job = TrainJob(store, out, config, workers, gpu, command)
+    job = TrainJob(store, out, config, workers, gpu, command, checkpoint_seconds)
     if dry_run:
         console.print_json(json.dumps({"store": store, "out": out, "workers": workers, "gpu": gpu, **config.to_dict()}))
         return

@@ -36,6 +36,7 @@ from rrnn.run import ModelCard, RunFolder, code_version, package_versions, save_
 from rrnn.splits import SIDES, Split, split_clips
 
 EXAMPLES = 6
+CHECKPOINT_SECONDS = 10.0
 IntArray = npt.NDArray[np.int64]
 
 
@@ -90,9 +91,13 @@ class Workers:
             dist.all_reduce(values)
         return values
 
+    def agree(self, yes: bool) -> bool:
+        """The first worker's answer, everywhere: clocks differ, and all must take part in a report or none."""
+        return bool(self.total(torch.tensor(float(yes and self.rank == 0), device=self.device)))
+
 
 Report = Callable[[dict[str, Any], Path | None], None]
-"""Called by every worker after every epoch with the epoch's figures and, on rank 0, a folder that holds a checkpoint."""
+"""Called by every worker, now and then after an epoch, with its figures and, on rank 0, a folder that holds a checkpoint."""
 
 
 def train(
@@ -106,11 +111,12 @@ def train(
     scratch: Path,
     checkpoint: Path | None = None,
     command: str | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Train, keep the best epoch by validation loss, test it once, and write the run.
 
     scratch: a folder of this worker's own for checkpoints on their way out. checkpoint: a folder to resume from. command: what
-    would make this run again, for the record.
+    would make this run again, for the record. checkpoint_seconds: how often to save and report; 0 means every epoch.
     """
     run = RunFolder(out)
     targets = make_targets(clips)
@@ -133,6 +139,7 @@ def train(
     if workers.rank == 0:
         _write_config(run, config, store, clips, targets, split, model, command)
 
+    reported = time.monotonic()
     trainer = _Trainer(config, clips, targets, split, model, optimiser, workers, card.link)
     while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience:
         began = time.perf_counter()
@@ -154,11 +161,14 @@ def train(
             "best": is_best,
         }
         state.history.append(line)
-        folder = None
         if workers.rank == 0:
             run.write("metrics.jsonl", "".join(json.dumps(h) + "\n" for h in state.history).encode())
-            folder = _save_checkpoint(scratch / f"epoch-{state.epoch}", model, best, optimiser, state)
-        report(line, folder)
+        if workers.agree(time.monotonic() - reported >= checkpoint_seconds):
+            folder = None
+            if workers.rank == 0:
+                folder = _save_checkpoint(scratch / f"epoch-{state.epoch}", model, best, optimiser, state)
+            report(line, folder)
+            reported = time.monotonic()
 
     model.load_state_dict(best)
     outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from processes import Job
 from scipy.io import wavfile
 
 from pipeline.clip import Clip, ClipError, Modality
@@ -25,7 +23,6 @@ from pipeline.streams import make_stream
 from pipeline.streams.acoustic import Acoustic
 from pipeline.streams.base import Extractor, Features
 
-ROOT = Path(__file__).parent.parent.parent
 RATE = 16_000
 
 
@@ -151,45 +148,6 @@ def test_a_bug_in_a_worker_stops_the_job_and_says_what_it_was(source: Path, tmp_
         list(extract_on_ray(store, [Acoustic()], [Work("acoustic", "00000-0000")], clip_seconds=60))
 
 
-def start_extract(source: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.extract",
-        str(source),
-        "--out",
-        str(out),
-        "--streams",
-        "acoustic",
-        "--shard-size",
-        "2",
-    ]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
-
-
-def wait_for(condition: Iterator[bool] | object, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.02)
-    raise TimeoutError
-
-
-def actor_pids(marker: str) -> list[int]:
-    """Processes of this machine whose title names the worker class (Ray sets it)."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if marker in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
 @pytest.mark.slow
 def test_killed_driver_and_killed_worker_lose_nothing(tmp_path: Path) -> None:
     source = tmp_path / "clips"
@@ -197,22 +155,19 @@ def test_killed_driver_and_killed_worker_lose_nothing(tmp_path: Path) -> None:
     for i in range(24):
         tone(source / f"{i:02d}.wav", 100 + 5 * i, seconds=20)
     done = tmp_path / "killed/features/acoustic"
+    command = ["jobs.extract", str(source), "--out", str(tmp_path / "killed"), "--streams", "acoustic", "--shard-size", "2"]
 
-    first = start_extract(source, tmp_path / "killed")
-    wait_for(lambda: done.exists() and len(list(done.glob("*.parquet"))) >= 3)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    time.sleep(3)  # its workers notice and end
+    first = Job(command, tmp_path / "log")
+    first.until(lambda: len(list(done.glob("*.parquet"))) >= 3)
+    first.kill()
     kept = {p.name: p.stat().st_mtime_ns for p in done.glob("0*.parquet")}
     assert 3 <= len(kept) < 12
 
-    second = start_extract(source, tmp_path / "killed")
-    wait_for(lambda: len(list(done.glob("*.parquet"))) >= len(kept) + 1)
-    workers = actor_pids("_ExtractWorker")
-    assert workers
-    os.kill(workers[0], signal.SIGKILL)
-    assert second.wait(timeout=120) == 0
-    assert all((done / name).stat().st_mtime_ns == mtime for name, mtime in kept.items())  # nothing was done twice
+    second = Job(command, tmp_path / "log")
+    second.until(lambda: len(list(done.glob("*.parquet"))) > len(kept))
+    os.kill(second.pids("_ExtractWorker")[0], signal.SIGKILL)
+    assert f"{len(kept)} done, {12 - len(kept)} to do" in second.finish()
+    assert {name: (done / name).stat().st_mtime_ns for name in kept} == kept  # nothing was done twice
 
     store = make_store(source, tmp_path / "whole", shard_size=2)
     for shard in store.shards():

@@ -1,0 +1,135 @@
+"""The jobs as a user runs them: raw clips to features, a model, scores and a page, on a corpus of real media files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from jobs.demo import write_unlabelled
+from jobs.extract import cli as extract
+from jobs.report import cli as report
+from jobs.score import cli as score
+from jobs.train import cli as train
+from pipeline.corpora.made import make_corpus
+
+JOBS = {"extract": extract, "train": train, "score": score, "report": report}
+
+
+def run(job: str, *arguments: object) -> str:
+    result = CliRunner().invoke(JOBS[job], [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(job: str, *arguments: object) -> str:
+    result = CliRunner().invoke(JOBS[job], [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 2, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"), speakers=4, clips_per_speaker=4)
+
+
+@pytest.mark.slow
+def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None) -> None:
+    store, where, scores = tmp_path / "store", tmp_path / "run", tmp_path / "scores"
+    source = manifest.parent
+    (source / "broken.mp4").write_bytes(b"\x00" * 100)
+    with manifest.open("a") as file:
+        file.write("broken,broken.mp4,speaker00,happy,,\n")
+
+    first = run("extract", source, "--corpus", "folder", "--out", store, "--shard-size", 5)
+    assert "17 new clips, 0 known; 4 shards x 4 streams (acoustic, speech, face, words): 0 done, 16 to do" in first
+    again = run("extract", source, "--out", store)
+    assert "0 new clips, 17 known" in again
+    assert "16 done, 0 to do" in again
+    for stream in ("acoustic", "speech", "face"):
+        rows = pl.read_parquet(store / "features" / stream / "*.parquet")
+        assert dict(rows["status"].value_counts().iter_rows()) == {"ok": 16, "error": 1}
+        assert rows.filter(pl.col("status") == "error")["clip_id"].to_list() == ["broken"]
+
+    small = ["model.hidden=8", "model.hops=2", "train.epochs=2", "train.folds=4", "train.batch_size=4"]
+    assert "held out" in run("train", store, "--out", where, "rrnn", *small)
+    assert "is finished: nothing to train" in run("train", store, "--out", where, "rrnn", *small)
+    config = json.loads((where / "config.json").read_text())
+    assert config["clips"] == {"all": 17, "unlabelled": 0, "unusable": 1}
+    assert [s["name"] for s in config["streams"]] == ["acoustic", "face", "speech", "words"]
+
+    # The held-out clips from their files, without labels: the same extraction and model must give the same answers.
+    unlabelled = write_unlabelled(manifest, where / "predictions.parquet", tmp_path / "new")
+    with unlabelled.open("a") as file:
+        file.write(f"broken,{source / 'broken.mp4'},,\n")
+    run("score", where, unlabelled, "--out", scores, "--attention")
+    assert "0 to do" in run("score", where, unlabelled, "--out", scores, "--attention")
+    got = pl.read_parquet(scores / "scores/*.parquet").sort("clip_id")
+    tested = pl.read_parquet(where / "predictions.parquet").filter(pl.col("split") == "test").sort("clip_id")
+    bad, good = got.filter(pl.col("status") != "ok"), got.filter(pl.col("status") == "ok")
+    assert bad["clip_id"].to_list() == ["broken"]
+    assert bad["emotion"].to_list() == [None]
+    assert "can't decode" in bad["reason"][0] or "no frame" in bad["reason"][0] or "Invalid data" in bad["reason"][0]
+    assert good["clip_id"].to_list() == tested["clip_id"].to_list()
+    assert good["emotion"].to_list() == tested["prediction"].to_list()
+    for name in config["classes"]:
+        difference = (good[f"p_{name}"].cast(pl.Float64) - tested[f"p_{name}"]).abs().max()
+        assert isinstance(difference, float)
+        assert difference < 1e-5
+    assert set(good["model_id"]) == {json.loads((where / "summary.json").read_text())["model_id"]}
+    attention = good["attention"][0].to_list()
+    assert len(attention) == 4 * 2  # streams, hops
+    assert all(abs(sum(a["weights"]) - 1) < 1e-4 for a in attention)
+
+    run("report", where, "--out", tmp_path / "report")
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<html" in page
+    assert "broken" in page
+
+    assert "another --out" in refused("score", where, unlabelled, "--out", scores)  # with attention, then without
+
+
+def test_a_dry_run_shows_everything_and_does_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    shown = json.loads(
+        run("extract", "clips", "--out", out, "--streams", "face,words", "--set", "face.height=240", "--dry-run")
+    )
+    assert shown["streams"] == {"face": {"height": 240}, "words": {}}
+    assert shown["extractors"]["face"]["config"]["height"] == 240
+    shown = json.loads(run("train", "store", "--out", tmp_path / "run", "demo", "model.hops=5", "--dry-run"))
+    assert shown["model"]["hops"] == 5
+    assert shown["experiment"] == "demo"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_is_for_people(job: str) -> None:
+    assert "Example" in run(job, "--help")
+
+
+def test_lists() -> None:
+    listed = run("extract", "--list")
+    assert all(name in listed for name in ("ravdess", "acoustic", "egemaps", "non-commercial", "face", "words"))
+    assert "demo" in run("train", "--list")
+
+
+def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cases: list[tuple[list[object], str]] = [
+        (["extract", "x", "--out", tmp_path, "--corpus", "nosuch"], "unknown corpus 'nosuch'"),
+        (["extract", tmp_path / "nowhere", "--out", tmp_path / "s"], "no such folder"),
+        (["extract", "x", "--out", tmp_path, "--modalities", "smell"], "unknown modality smell"),
+        (["extract", "x", "--out", tmp_path, "--streams", "face", "--set", "words.asr=false"], "options for words"),
+        (["extract", "x", "--out", tmp_path, "--streams", "face", "--set", "face.hight=1"], "no option hight"),
+        (["train", tmp_path / "nowhere", "--out", tmp_path / "r"], "no store at"),
+        (["train", "x", "--out", tmp_path / "r", "nosuch"], "unknown experiment 'nosuch'"),
+        (["train", "x", "--out", tmp_path / "r", "model.hops=many"], "model.hops"),
+        (["score", tmp_path / "nowhere", "x", "--out", tmp_path / "s"], "no trained model in"),
+        (["report", tmp_path / "nowhere", "--out", tmp_path / "p"], "nowhere"),
+    ]
+    for (job, *arguments), message in cases:
+        output = refused(str(job), *arguments) + "".join(capfd.readouterr())
+        assert message in output, (job, arguments, output)
+        assert "Traceback" not in output

@@ -1,0 +1,79 @@
+"""Training by the job: on Ray Train with two workers, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from processes import Job
+from stores import make_store
+
+from jobs.train import TrainJob, run_training, split_words
+from rrnn.config import Config, ModelConfig, TrainConfig
+
+CONFIG = Config(
+    model=ModelConfig(hidden=4, hops=2, dropout=0.2),
+    train=TrainConfig(epochs=20, patience=20, batch_size=7, learning_rate=0.005, folds=4),
+    experiment="rrnn",
+)
+OVERRIDES = [
+    f"{part}.{key}={value}"
+    for part, values in {"model": CONFIG.model, "train": CONFIG.train}.items()
+    for key, value in vars(values).items()
+    if not key.startswith("__")
+]
+
+
+@pytest.mark.slow
+def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path, ray_cluster: None) -> None:
+    store = make_store(tmp_path / "store").url
+    whole = run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0))
+    assert (
+        run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0)) == whole
+    )  # it is there: nothing is done
+
+    run = tmp_path / "killed"
+    command = ["jobs.train", store, "rrnn", *OVERRIDES, "--out", str(run), "--checkpoint-seconds", "0"]
+
+    def epochs() -> int:
+        path = run / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    first = Job(command, tmp_path / "log")
+    first.until(lambda: epochs() >= 4)
+    first.kill()
+    reached = epochs()
+    assert reached < 15
+
+    second = Job(command, tmp_path / "log")
+    second.until(lambda: epochs() > reached)
+    os.kill(second.pids("RayTrainWorker")[-1], signal.SIGKILL)
+    second.finish()
+
+    assert (run / "model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
+    summary = json.loads((run / "summary.json").read_text())
+    assert {k: summary[k] for k in ("test", "valid", "best_epoch", "epochs", "model_id")} == {
+        k: whole[k] for k in ("test", "valid", "best_epoch", "epochs", "model_id")
+    }
+    lines = [(d / "metrics.jsonl").read_text().splitlines() for d in (run, tmp_path / "whole")]
+    assert [json.loads(x)["train_loss"] for x in lines[0]] == [json.loads(x)["train_loss"] for x in lines[1]]
+
+    other = Config(model=CONFIG.model, train=replace(CONFIG.train, seed=1), experiment="rrnn")
+    with pytest.raises(ValueError, match=r"holds a run of another configuration \(train\.seed was 0, now 1\)"):
+        run_training(TrainJob(store, str(run), other))
+
+
+def test_words_of_the_command_line() -> None:
+    assert split_words(["demo", "model.hops=2", "train.loss=l2"]) == (
+        "demo",
+        {"model": {"hops": 2}, "train": {"loss": "l2"}},
+    )
+    assert split_words(["streams=[acoustic, words]"]) == ("rrnn", {"streams": ["acoustic", "words"]})
+    with pytest.raises(ValueError, match="expected one experiment and key=value pairs, found demo, rrnn"):
+        split_words(["demo", "rrnn"])
+    with pytest.raises(ValueError, match="expected key=value"):
+        split_words(["=2"])

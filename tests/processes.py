@@ -1,0 +1,71 @@
+"""Jobs in processes of their own, to be killed: found again by a mark in their environment, never by name alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+class Job:
+    """`python -m ARGUMENTS` in the project's folder, with all that it starts."""
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self.mark = f"TEST_JOB={uuid.uuid4().hex}"
+        name, _, value = self.mark.partition("=")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {name: value}
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def pids(self, title: str = "") -> list[int]:
+        """Its living processes, of all generations, whose title holds the given text (Ray names a worker's class there)."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    marked = self.mark.encode() in (entry / "environ").read_bytes()
+                    named = title in (entry / "cmdline").read_bytes().decode(errors="replace")
+                except OSError:
+                    continue
+                if marked and named:
+                    found.append(int(entry.name))
+        return found
+
+    def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(f"it did not come to that; the job said:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9 of the driver; what it started must end by itself."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        end = time.monotonic() + 60
+        while left := self.pids():
+            titles = [Path(f"/proc/{pid}/cmdline").read_bytes()[:200] for pid in left] if time.monotonic() > end else []
+            assert not titles, f"left behind: {titles}"
+            time.sleep(0.1)
+
+    def finish(self, seconds: float = 240) -> str:
+        """Wait for success; returns what it printed."""
+        code = self.process.wait(timeout=seconds)
+        text = self.log.read_text()
+        assert code == 0, text[-3000:]
+        return text
