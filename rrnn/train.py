@@ -331,7 +331,7 @@ def _write_config(
     sides = {
         side: {
             "clips": len(split.side(side)),
-            "speakers": sorted({str(clips.speakers[i]) for i in split.side(side)}),
+            "speakers": sorted({s for i in split.side(side) if (s := clips.speakers[i]) is not None}),
         }
         for side in SIDES
     }
@@ -390,7 +390,6 @@ def _write_results(
             "valid": score(targets, card.link, split.valid, outputs["valid"]),
             "test": score(targets, card.link, split.test, outputs["test"]),
             "naive": naive_score(targets, split.train, split.test),
-            "finished": True,
         },
     )
 

@@ -69,9 +69,7 @@ def clip(name: str) -> Clip:
     return Clip(clip_id=name, uri=__file__)
 
 
-def test_a_clip_that_kills_the_process_is_a_row_and_the_next_clip_is_fine(
-    hazard: Hazard, isolated: IsolatedExtractors
-) -> None:
+def test_a_clip_that_kills_the_process_is_a_row_and_the_next_clip_is_fine(hazard: Hazard, isolated: IsolatedExtractors) -> None:
     rows = isolated.rows(hazard, [clip(n) for n in ("a", "segfault", "b", "exit", "c")])
     assert [(r.clip_id, r.status, r.reason) for r in rows] == [
         ("a", "ok", None),

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rrnn.metrics import classification_metrics, regression_metrics
+
 CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness")
 TARGETS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
-STREAMS = (("acoustic", "audio", 0.01, 34), ("face", "vision", None, 59), ("words", "text", None, 50))
+STREAMS = {"acoustic": ("audio", 0.01, 34), "face": ("vision", None, 59), "words": ("text", None, 50)}
 WORDS = ("I", "would", "like", "a", "new", "alarm", "clock", "very", "much", "today")
 
 
@@ -32,99 +34,108 @@ def make_run(
     answers: Sequence[Mapping[str, Any]] | None = None,
     unusable: Sequence[tuple[str, str, str, str | None]] = (),
     examples: int = 0,
-    example_frames: Mapping[str, int] | None = None,
-    optional_files: bool = True,
-    seed: int = 0,
+    words: int = len(WORDS),
 ) -> Path:
     """Write a finished run and return its folder.
 
     answers: rows of predictions.parquet as they are; else made at random, right with a chance that grows with `skill`.
-    unusable: (clip_id, stream, status, reason). example_frames: frames a stream in the examples' attention.
+    unusable: (clip_id, stream, status, reason). examples: how many clips have attention, each with so many words.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    streams = [s for s in STREAMS if s[1] in modalities]
+    streams = {name: about for name, about in STREAMS.items() if about[0] in modalities}
     regression = task == "regression"
     rows = list(answers) if answers is not None else _answers(rng, classes, clips, speakers, skill, regression)
-    names = {split: sorted({str(r["speaker"]) for r in rows if r["split"] == split}) for split in ("valid", "test")}
-    naive: dict[str, float]
-    if regression:
-        naive = {"mse": 1.9, "mae": 2.4, "weighted_accuracy": 0.5}
-    else:
-        naive = {"accuracy": 1 / len(classes), "uar": 1 / len(classes), "cross_entropy": math.log(len(classes))}
+    sides = {side: [r for r in rows if r["split"] == side] for side in ("valid", "test")}
     config = {
         "experiment": experiment,
         "task": task,
         "classes": list(classes),
-        "model": {"hidden": 128, "hops": 3, "attention": "multiplicative", "gate": "joint", "memory": "mean", "dropout": 0.3},
-        "train": {"seed": seed, "epochs": 30, "batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0001, "patience": 8},
+        "model": {"hidden": 128, "hops": 3, "tied": False, "memory": "mean", "dropout": 0.3},
+        "train": {"seed": 0, "epochs": 30, "batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0001, "patience": 8},
         "streams": [
             {"name": n, "modality": m, "version": "1", "columns": [f"{n}_{i}" for i in range(d)], "frame_shift": shift}
-            for n, m, shift, d in streams
+            for n, (m, shift, d) in streams.items()
         ],
         "corpus": corpus,
         "store": "s3://features/crema-d",
         "data_digest": "9f2c41d07ab35e68",
         "code_version": "0.1.0+g6172966",
         "packages": {"torch": "2.13.0", "ray": "2.60.0", "numpy": "2.4.6"},
+        "split": "speakers dealt into 5 parts; test: part 0",
         "splits": {
             "train": {"clips": 5 * len(rows), "speakers": [f"{2000 + i}" for i in range(6 * speakers)]},
-            "valid": {"clips": sum(r["split"] == "valid" for r in rows), "speakers": names["valid"]},
-            "test": {"clips": sum(r["split"] == "test" for r in rows), "speakers": names["test"]},
+            **{side: {"clips": len(of), "speakers": sorted({str(r["speaker"]) for r in of})} for side, of in sides.items()},
         },
         "parameters": 1_284_614,
+        "clips": {"all": 6 * len(rows) + 3, "unlabelled": 2, "unusable": 1},
     }
-    _json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     best = _write_epochs(folder / "metrics.jsonl", rng, regression, skill)
-    scores = {"mse": 1.2, "mae": 1.8} if regression else {"accuracy": skill, "uar": skill}
-    _json(
-        folder / "summary.json",
-        {
-            "best_epoch": best,
-            "epochs": 20,
-            "model_id": "rrnn-4be1f07c",
-            "seconds": 1874.2,
-            "test": {},
-            "valid": scores,
-            "naive": naive,
-            "finished": True,
-        },
-    )
-    _parquet(folder / "predictions.parquet", rows)
-    if optional_files:
-        modality_of = {n: m for n, m, _, _ in streams}
-        schema = pa.schema([(c, pa.string()) for c in ("clip_id", "stream", "modality", "status", "reason")])
-        bad = [
-            {"clip_id": c, "stream": s, "modality": modality_of[s], "status": status, "reason": reason}
-            for c, s, status, reason in unusable
-        ]
-        pq.write_table(pa.Table.from_pylist(bad, schema), folder / "unusable.parquet")
-        total = 6 * len(rows)
-        counts = []
-        for n, m, _, _ in streams:
-            of = {status: sum(b["stream"] == n and b["status"] == status for b in bad) for status in ("absent", "error")}
-            counts.append({"stream": n, "modality": m, "status": "ok", "clips": total - sum(of.values())})
-            counts += [{"stream": n, "modality": m, "status": k, "clips": v} for k, v in of.items() if v]
-        _parquet(folder / "streams.parquet", counts)
-        _parquet(
-            folder / "examples.parquet", _examples(rng, rows, streams, classes, examples, regression, example_frames or {})
-        )
+    summary = {
+        "best_epoch": best,
+        "epochs": 20,
+        "model_id": "rrnn-4be1f07c",
+        "seconds": 1874.2,
+        "test": _score(sides["test"], classes, regression),
+        "valid": {"mse": 1.2, "mae": 1.8} if regression else {"accuracy": skill, "uar": skill},
+        "naive": {"mse": 1.9, "mae": 2.4, "weighted_accuracy": 0.5}
+        if regression
+        else {"accuracy": 1 / len(classes), "uar": 1 / len(classes), "cross_entropy": math.log(len(classes))},
+    }
+    write_json(folder / "summary.json", summary)
+    _write_rows(folder / "predictions.parquet", rows)
+    bad = [
+        {"clip_id": clip_id, "stream": s, "modality": streams[s][0], "status": status, "reason": reason}
+        for clip_id, s, status, reason in unusable
+    ]
+    schema = pa.schema([(c, pa.string()) for c in ("clip_id", "stream", "modality", "status", "reason")])
+    pq.write_table(pa.Table.from_pylist(bad, schema), folder / "unusable.parquet")
+    counts = []
+    for name, (modality, _, _) in streams.items():
+        of = {status: sum(b["stream"] == name and b["status"] == status for b in bad) for status in ("absent", "error")}
+        of["ok"] = 6 * len(rows) - sum(of.values())
+        counts += [{"stream": name, "modality": modality, "status": k, "clips": n} for k, n in of.items() if n]
+    _write_rows(folder / "streams.parquet", counts)
+    shown = [row for clip in sides["test"][:examples] for row in _attention(rng, clip, streams, classes, regression, words)]
+    _write_rows(folder / "examples.parquet", shown)
     return folder
 
 
-def answer(clip_id: str, speaker: str, target: str, probabilities: Mapping[str, float], split: str = "test") -> dict[str, Any]:
+def answer(
+    clip_id: str, speaker: str | None, target: str, probabilities: Mapping[str, float], split: str = "test"
+) -> dict[str, Any]:
     """One row of predictions.parquet, for a classifier."""
-    return {
+    head = {
         "clip_id": clip_id,
         "uri": f"s3://clips/{clip_id}.flv",
         "start": None,
         "end": None,
         "speaker": speaker,
         "split": split,
-        "target": target,
-        "prediction": max(probabilities, key=lambda c: probabilities[c]),
-        **{f"p_{c}": p for c, p in probabilities.items()},
     }
+    prediction = max(probabilities, key=lambda c: probabilities[c])
+    return {**head, "target": target, "prediction": prediction, **{f"p_{c}": p for c, p in probabilities.items()}}
+
+
+def intensities(
+    clip_id: str, speaker: str, classes: Sequence[str], truth: Sequence[float], said: Sequence[float], split: str = "test"
+) -> dict[str, Any]:
+    """One row of predictions.parquet, for a regression."""
+    head = {
+        "clip_id": clip_id,
+        "uri": f"s3://clips/{clip_id}.flv",
+        "start": 0.0,
+        "end": 6.5,
+        "speaker": speaker,
+        "split": split,
+    }
+    values = {f"t_{c}": float(t) for c, t in zip(classes, truth, strict=True)}
+    return {**head, **values, **{f"y_{c}": float(y) for c, y in zip(classes, said, strict=True)}}
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2))
 
 
 def _answers(
@@ -139,10 +150,7 @@ def _answers(
             if regression:
                 truth = np.where(rng.random(len(classes)) < 0.4, rng.integers(1, 10, len(classes)) / 3, 0.0)
                 said = skill * truth + (1 - skill) * 0.4 + rng.normal(0, 0.25, len(classes))
-                values = {f"t_{c}": float(t) for c, t in zip(classes, truth, strict=True)}
-                values |= {f"y_{c}": float(y) for c, y in zip(classes, said, strict=True)}
-                head = {"clip_id": clip_id, "uri": f"s3://clips/{clip_id}.flv", "start": 0.0, "end": 6.5, "speaker": name}
-                rows.append({**head, "split": split, **values})
+                rows.append(intensities(clip_id, name, classes, truth.tolist(), said.tolist(), split))
                 continue
             true = int(rng.integers(len(classes)))
             logits = rng.normal(0, 1, len(classes))
@@ -153,68 +161,56 @@ def _answers(
     return rows
 
 
+def _score(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], regression: bool) -> dict[str, float]:
+    def columns(prefix: str) -> np.ndarray:
+        return np.array([[r[prefix + c] for c in classes] for r in rows])
+
+    if regression:
+        return regression_metrics(columns("t_"), columns("y_"), classes)
+    return classification_metrics(np.array([classes.index(r["target"]) for r in rows]), columns("p_"))
+
+
 def _write_epochs(path: Path, rng: np.random.Generator, regression: bool, skill: float) -> int:
     lines, losses = [], []
     for epoch in range(1, 21):
         fall = math.exp(-epoch / 5)
-        valid_loss = 0.9 + 0.9 * fall + 0.0015 * max(0, epoch - 10) ** 2 + float(rng.normal(0, 0.02))
-        losses.append(valid_loss)
-        line: dict[str, Any] = {"epoch": epoch, "train_loss": 0.5 + 1.3 * fall, "valid_loss": valid_loss}
+        losses.append(0.9 + 0.9 * fall + 0.0015 * max(0, epoch - 10) ** 2 + float(rng.normal(0, 0.02)))
         metric = skill * (1 - fall) + 0.17 * fall + float(rng.normal(0, 0.01))
-        line |= (
-            {"valid_mse": 1.9 - metric, "valid_mae": 2.4 - metric}
-            if regression
-            else {"valid_accuracy": metric, "valid_uar": metric}
-        )
-        line |= {"learning_rate": 1e-3, "seconds": 41.0, "clips_per_second": 182.0, "best": valid_loss == min(losses)}
-        if epoch == 8:  # a run that was stopped in epoch 8 and resumed: its first line no longer counts
-            lines.append({**line, "train_loss": 99.0, "valid_loss": 99.0, "best": False})
-        lines.append(line)
+        scores = {"mse": 1.9 - metric, "mae": 2.4 - metric} if regression else {"accuracy": metric, "uar": metric}
+        line = {"epoch": epoch, "train_loss": 0.5 + 1.3 * fall, "valid_loss": losses[-1]}
+        lines.append({**line, **{f"valid_{k}": v for k, v in scores.items()}, "best": losses[-1] == min(losses)})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return losses.index(min(losses)) + 1
 
 
-def _examples(
+def _attention(
     rng: np.random.Generator,
-    rows: Sequence[Mapping[str, Any]],
-    streams: Sequence[tuple[str, str, float | None, int]],
+    clip: Mapping[str, Any],
+    streams: Mapping[str, tuple[str, float | None, int]],
     classes: Sequence[str],
-    n: int,
     regression: bool,
-    example_frames: Mapping[str, int],
+    words: int,
 ) -> list[dict[str, Any]]:
-    out = []
-    for row in [r for r in rows if r["split"] == "test"][:n]:
-        seconds = 3.2
-        for name, modality, _, _ in streams:
-            frames = example_frames.get(name, {"audio": 320, "vision": 96, "text": len(WORDS)}[modality])
-            times = (np.arange(frames) + 0.5) * seconds / frames
-            centre = rng.uniform(0.8, 2.4)
-            for hop in (1, 2, 3):
-                spread = 1.2 / hop
-                score = -(((times - centre) / spread) ** 2) + 0.3 * np.sin(times * (9 if modality == "audio" else 4))
-                weights = np.exp(score + rng.normal(0, 0.05, frames))
-                out.append(
-                    {
-                        **{k: row[k] for k in ("clip_id", "uri", "start", "end", "speaker")},
-                        "target": None if regression else row["target"],
-                        "prediction": None if regression else row["prediction"],
-                        "stream": name,
-                        "modality": modality,
-                        "hop": hop,
-                        "times": times.tolist(),
-                        "weights": (weights / weights.sum()).astype(np.float32).tolist(),
-                        "tokens": [WORDS[i % len(WORDS)] for i in range(frames)] if modality == "text" else None,
-                        "gate": float(rng.uniform(0.2, 0.9)),
-                        "probabilities": None if regression else [float(row[f"p_{c}"]) for c in classes],
-                    }
-                )
-    return out
+    """One clip's rows of examples.parquet: 3.2 seconds, three hops that narrow on one moment."""
+    values = [float(clip[f"{'y' if regression else 'p'}_{c}"]) for c in classes]
+    about = {k: clip[k] for k in ("clip_id", "uri", "start", "end", "speaker")} | {
+        "target": clip.get("target"),
+        "prediction": classes[int(np.argmax(values))],
+        "probabilities": values,
+    }
+    rows = []
+    for name, (modality, _, _) in streams.items():
+        frames = {"audio": 320, "vision": 96, "text": words}[modality]
+        times = (np.arange(frames) + 0.5) * 3.2 / frames
+        centre = rng.uniform(0.8, 2.4)
+        for hop in (1, 2, 3):
+            weights = np.exp(-(((times - centre) * hop / 1.2) ** 2) + rng.normal(0, 0.05, frames))
+            row = {"stream": name, "modality": modality, "hop": hop, "times": times.tolist()}
+            row |= {"weights": (weights / weights.sum()).tolist(), "gate": float(rng.uniform(0.2, 0.9))}
+            row["tokens"] = [WORDS[i % len(WORDS)] for i in range(frames)] if modality == "text" else None
+            rows.append({**about, **row})
+    return rows
 
 
-def _json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2))
-
-
-def _parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(list(rows)), path)

@@ -7,8 +7,10 @@ import time
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from rrnn.metrics import (
+    binomial_interval,
     bootstrap_interval,
     classification_metrics,
     confusion,
@@ -122,22 +124,39 @@ def test_bootstrap_of_one_speaker_draws_clips_and_of_one_clip_is_undefined() -> 
     assert all(math.isnan(x) for x in bootstrap_interval(lambda i: float(right[i].mean()), ["a"]))
 
 
-def test_bootstrap_of_what_never_varies_is_a_point_and_of_nan_is_nan() -> None:
-    assert bootstrap_interval(lambda i: 1.0, list("abcd")) == (1.0, 1.0)
-    assert all(math.isnan(x) for x in bootstrap_interval(lambda i: float("nan"), list("abcd")))
+def test_bootstrap_of_what_never_varies_says_nothing() -> None:
+    for value in (1.0, 0.0, math.nan):
+        assert all(math.isnan(x) for x in bootstrap_interval(lambda i, value=value: value, list("abcd")))
 
 
-def test_bootstrap_is_repeatable_and_wider_at_a_higher_level() -> None:
+def test_bootstrap_is_repeatable() -> None:
     right = np.arange(90) % 3 == 0
     groups = [f"speaker {i // 9}-{i % 2}" for i in range(90)]
+    first, second = (bootstrap_interval(lambda i: float(right[i].mean()), groups) for _ in range(2))
+    assert first == second
 
-    def accuracy(i: np.ndarray) -> float:
-        return float(right[i].mean())
 
-    first = bootstrap_interval(accuracy, groups, seed=1)
-    assert first == bootstrap_interval(accuracy, groups, seed=1)
-    wide = bootstrap_interval(accuracy, groups, seed=1, level=0.99)
-    assert wide[0] < first[0] < first[1] < wide[1]
+def test_binomial_interval() -> None:
+    low, high = binomial_interval(24, 24)
+    assert (low**24, high) == (pytest.approx(0.025), 1.0), "24 of 24 are right with a chance of 2.5 % at the lower end"
+    assert binomial_interval(0, 24) == (0.0, pytest.approx(1 - low))
+    # At the ends of the interval of 7 in 10, what was seen or more (or less) has a chance of 2.5 %.
+    low, high = binomial_interval(7, 10)
+    chance = [math.comb(10, k) * low**k * (1 - low) ** (10 - k) for k in range(7, 11)]
+    assert sum(chance) == pytest.approx(0.025)
+    chance = [math.comb(10, k) * high**k * (1 - high) ** (10 - k) for k in range(8)]
+    assert sum(chance) == pytest.approx(0.025)
+
+
+def test_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    target, prediction = rng.integers(5, size=(2, 300))
+    np.testing.assert_array_equal(confusion(target, prediction, 5), sklearn.metrics.confusion_matrix(target, prediction))
+    recall = sklearn.metrics.recall_score(target, prediction, average="macro")
+    assert unweighted_average_recall(target, prediction, 5) == pytest.approx(recall)
+    truth, said = rng.random((2, 300)) * 0.3
+    balanced = sklearn.metrics.balanced_accuracy_score(truth > 0.1, said > 0.1)
+    assert weighted_accuracy(truth, said) == pytest.approx(balanced)
 
 
 def test_bootstrap_of_a_whole_corpus_is_quick() -> None:

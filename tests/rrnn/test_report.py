@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -18,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from runs import TARGETS, answer, make_run
+from runs import TARGETS, answer, intensities, make_run, write_json
 
-from rrnn.report import read_run, write_report
+from rrnn.report import notes_on, write_report
+from rrnn.results import FILES, read_run, tell_apart
 
 # The test clips of the case worked by hand: anger 2 of 2, sadness 1 of 2; speaker a all right, speaker b half.
 BY_HAND = [
@@ -62,7 +64,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hand")
     return write_report(
-        [make_run(folder / "run", classes=("anger", "sadness"), answers=BY_HAND, examples=1)], folder / "out"
+        [make_run(folder / "run", corpus="made", classes=("anger", "sadness"), answers=BY_HAND, examples=1)], folder / "out"
     ).parent
 
 
@@ -73,7 +75,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bad: list[tuple[str, str, str, str | None]] = [(f"x{i:02d}", "face", "absent", "no video track") for i in range(30)]
     bad += [("y", "acoustic", "error", "the file is empty"), ("z", "acoustic", "ok", "a damaged packet")]
     return write_report(
-        [make_run(folder / "run", clips=60, unusable=bad, examples=2)], folder / "out", thumbnails=red_frames
+        [make_run(folder / "run", clips=60, unusable=bad, examples=1)], folder / "out", thumbnails=red_frames
     ).parent
 
 
@@ -95,7 +97,7 @@ def test_scores_by_hand(by_hand: Path) -> None:
 
     page = Page(by_hand / "report.html").words
     assert "75.0 % of them (95 % interval 50.0 to 100.0)" in page
-    assert "tested on 4 clips of 2 speakers, none of whom it had met in training" in page
+    assert "tested on 4 clips of 2 speakers whom it had not met in training" in page
     assert "is right for 50.0 %, and the interval does not rule that out" in page
     assert "with 2 test speakers, the intervals are themselves rough" in page
 
@@ -126,7 +128,7 @@ def test_page_stands_alone(full: Path) -> None:
 
 def test_every_figure_and_table_is_a_file(full: Path) -> None:
     figures = {p.stem: p for p in (full / "figures").iterdir()}
-    assert set(figures) == {"confusion-run", "speakers-run", "training-run", "attention-run-1", "attention-run-2"}
+    assert set(figures) == {"confusion-run", "speakers-run", "training-run", "attention-run-1"}
     n_images = sum(tag == "img" for tag, _ in Page(full / "report.html").tags)
     assert n_images == len(figures)
     for path in figures.values():
@@ -160,10 +162,37 @@ def test_attention_shows_frames_where_there_are_some(full: Path, by_hand: Path) 
     assert red_pixels(by_hand / "figures/attention-run-1.png") == 0
 
 
-def test_the_last_line_of_an_epoch_counts(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "run"))  # epoch 8 comes twice, first with a loss of 99
-    assert [e["epoch"] for e in run.epochs] == list(range(1, 21))
-    assert max(e["valid_loss"] for e in run.epochs) < 3
+def test_nothing_is_cut_off(full: Path) -> None:
+    for path in (full / "figures").iterdir():
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert (np.abs(edge - edge[0]) < 3).all(), f"{path.name}: something reaches the edge"
+
+
+PERFECT = [
+    answer("c1", "a", "anger", {"anger": 1, "sadness": 0}),
+    answer("c2", "b", "anger", {"anger": 1, "sadness": 0}),
+    answer("c3", "a", "sadness", {"anger": 0, "sadness": 1}),
+    answer("c4", "b", "sadness", {"anger": 0, "sadness": 1}),
+    answer("v1", "v", "sadness", {"anger": 0, "sadness": 1}, split="valid"),
+]
+
+
+def test_a_perfect_score_is_not_certain(tmp_path: Path) -> None:
+    out = write_report([make_run(tmp_path / "run", classes=("anger", "sadness"), answers=PERFECT)], tmp_path / "out").parent
+    [row] = read_csv(out / "tables/scores.csv")
+    # The share p of which 4 of 4 independent clips are right with a chance of 2.5 % is its fourth root.
+    assert (float(row["Accuracy_low"]), float(row["Accuracy_high"])) == (pytest.approx(0.025 ** (1 / 4)), 1.0)
+    assert row["Accuracy_interval"] == "exact binomial over clips"
+    assert (row["UAR_low"], row["UAR_interval"]) == ("nan", "")
+    page = Page(out / "report.html").words
+    assert "100.0 % of them (95 % interval 39.8 to 100.0, taking clips as independent)" in page
+    assert "binomial one (Clopper-Pearson), as if clips were independent" in page
+    assert "no interval for UAR" in page
+    assert "100.0 to 100.0" not in page
+    assert "was chosen on 1 clip of 1 speaker, and was tested on 4 clips of 2 speakers whom" in page
+    assert not re.search(r"\b1 (test )?(clips|speakers|rows)\b", page)
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{1}{$ {{ 7 * 7 }}"
@@ -211,75 +240,85 @@ def test_several_runs_side_by_side(tmp_path: Path) -> None:
     assert "different clips" not in page
 
 
-def test_one_modality_and_runs_of_one_name(tmp_path: Path) -> None:
-    first = make_run(tmp_path / "a/run", modalities=["text"], examples=1, example_frames={"words": 90})
-    second = make_run(tmp_path / "b/run", modalities=["text"], clips=60)
-    out = write_report([first, second], tmp_path / "out").parent
-    page = Page(out / "report.html").words
-    assert "Emotion from text" in page
-    assert {r["Run"] for r in read_csv(out / "tables/scores.csv")} == {"crema-d-rrnn · 1", "crema-d-rrnn · 2"}
-    assert "The runs were tested on different clips" in page
+def test_runs_of_one_experiment_are_numbered(tmp_path: Path) -> None:
+    runs = tell_apart([read_run(make_run(tmp_path / name / "run", experiment=name[0])) for name in ("a1", "b", "a2")])
+    assert [r.label for r in runs] == ["a · 1", "b", "a · 3"]
+    assert [r.slug for r in runs] == ["1-run", "2-run", "3-run"]
 
 
-def test_regression_run(tmp_path: Path) -> None:
-    values = [((1.0, 0.0), (0.5, 1.0)), ((0.0, 0.0), (0.2, 0.0))]
-    rows = [
-        {
-            **{"clip_id": f"c{i}", "uri": "u", "start": 0.0, "end": 3.0, "speaker": f"s{i}", "split": "test"},
-            **{"t_happy": t[0], "t_sad": t[1], "y_happy": y[0], "y_sad": y[1]},
-        }
-        for i, (t, y) in enumerate(values)
-    ]
-    out = write_report(
-        [make_run(tmp_path / "run", task="regression", classes=TARGETS[:2], answers=rows)], tmp_path / "out"
-    ).parent
+def test_regression_run_of_one_modality(tmp_path: Path) -> None:
+    rows = [intensities("c0", "s0", TARGETS[:2], (1, 0), (0.5, 1)), intensities("c1", "s1", TARGETS[:2], (0, 0), (0.2, 0))]
+    run = make_run(
+        tmp_path / "run", task="regression", classes=TARGETS[:2], answers=rows, modalities=["text"], examples=1, words=90
+    )
+    out = write_report([run], tmp_path / "out").parent
     [row] = read_csv(out / "tables/scores.csv")
     assert float(row["MAE"]) == pytest.approx((0.5 + 1 + 0.2) / 2)
     assert float(row["MSE"]) == pytest.approx((0.25 + 1 + 0.04) / 2)
     assert float(row["Weighted accuracy"]) == pytest.approx((1 + 0) / 2), "of happy alone: nobody is sad"
-    assert "undefined" in Page(out / "report.html").words
+    page = Page(out / "report.html").words
+    assert "Emotion from text" in page
+    assert "Its absolute error, summed over 2 emotions, is 0.850 (95 % interval 0.200 to 1.500)." in page
+    assert "undefined" in page
     assert {p.name for p in (out / "figures").glob("scatter*")} == {"scatter-run.png"}
 
 
-def test_without_optional_files(tmp_path: Path) -> None:
-    page = Page(write_report([make_run(tmp_path / "run", optional_files=False)], tmp_path / "out")).words
-    for name in ("examples.parquet", "streams.parquet", "unusable.parquet"):
-        assert f"This run has no {name}" in page
-
-
 def test_nothing_unusable_is_said(by_hand: Path) -> None:
-    assert "Every clip was usable in every stream." in Page(by_hand / "report.html").words
+    page = Page(by_hand / "report.html").words
+    assert "Of 33 clips in the store, 2 without a label and 1 without any usable stream were left out." in page
+    assert "Every clip was usable in every stream." in page
 
 
-def test_what_must_be_known_first_is_said_first(tmp_path: Path, by_hand: Path) -> None:
-    run = make_run(tmp_path / "run", corpus="made", classes=("anger", "sadness"), answers=BY_HAND)
-    config, summary = (json.loads((run / f).read_text()) for f in ("config.json", "summary.json"))
-    config["splits"]["train"]["speakers"].append("a")
-    summary["test"] = {"accuracy": 0.99}
-    (run / "config.json").write_text(json.dumps(config))
-    (run / "summary.json").write_text(json.dumps(summary))
-    page, plain = Page(write_report([run], tmp_path / "out")).words, Page(by_hand / "report.html").words
-    for warning in (
-        "this is not emotion recognition. Its clips were made by a program and its labels are true by construction.",
-        "1 of the test speakers are also in training",
-        "its summary says Accuracy 99.0 %, its predictions give 75.0 %",
-    ):
-        assert page.index(warning) < page.index("Scores on the test clips")
-        assert warning not in plain
-    assert "none of whom" not in page
-    assert "none of whom" in plain
+def test_what_must_be_known_first_is_said_first(by_hand: Path, full: Path) -> None:
+    made, other = Page(by_hand / "report.html").words, Page(full / "report.html").words
+    banner = "this is not emotion recognition. Its clips were made by a program and its labels are true by construction."
+    note = "crema-d-rrnn: with 2 test speakers, the intervals are themselves rough."
+    scores = made.index("Scores on the test clips")
+    assert made.index(banner) < made.index(note) < scores
+    assert banner not in other
+    assert note.replace("2", "4") in other
+
+
+def test_notes(tmp_path: Path) -> None:
+    def notes(name: str, answers: list[dict[str, Any]], accuracy: float | None = None) -> str:
+        folder = make_run(tmp_path / name, classes=("anger", "sadness"), answers=answers)
+        config, summary = (json.loads((folder / f).read_text()) for f in ("config.json", "summary.json"))
+        config["splits"]["train"]["speakers"].append("heard")
+        summary["test"]["accuracy"] = accuracy or summary["test"]["accuracy"]
+        write_json(folder / "config.json", config)
+        write_json(folder / "summary.json", summary)
+        return " ".join(notes_on([read_run(folder)]))
+
+    def right(*speakers: str | None) -> list[dict[str, Any]]:
+        """Two clips a speaker, of which the second is taken for sadness from the second speaker on."""
+        return [
+            answer(f"c{i}{j}", s, "anger", {"anger": 0.9 - min(i, 1) * j / 2, "sadness": 0.1 + min(i, 1) * j / 2})
+            for i, s in enumerate(speakers)
+            for j in range(2)
+        ]
+
+    many = [f"s{i}" for i in range(10)]
+    assert notes("many", right(*many)) == ""
+    assert "1 test speaker also in training" in notes("heard", right("heard", *many))
+    assert "2 test clips without a speaker's name" in notes("nameless", right(None, *many))
+    assert "only one test speaker" in notes("one", right("a"))
+    assert "with 9 test speakers, the intervals are themselves rough" in notes("few", right(*many[:9]))
+    assert "says Accuracy 99.0\u202f%, its predictions give 55.0\u202f%" in notes("stated", right(*many), accuracy=0.99)
+    runs = [read_run(tmp_path / name) for name in ("many", "few")]
+    assert notes_on(runs)[-1].startswith("The runs were tested on different clips")
+    assert notes_on(runs[:1] * 2) == []
 
 
 def test_reads_from_any_file_system(tmp_path: Path) -> None:
     run = read_run(f"file://{make_run(tmp_path / 'run', answers=BY_HAND, classes=('anger', 'sadness'))}/")
-    assert run.test["clip_id"].to_pylist() == ["c1", "c2", "c3", "c4"]
+    assert [c["clip_id"] for c in run.clips] == ["c1", "c2", "c3", "c4"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "summary.json", "predictions.parquet"])
+@pytest.mark.parametrize("name", FILES)
 def test_unfinished_run_is_refused(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "run-17")
     (run / name).write_bytes(b'{"torn')
-    with pytest.raises(ValueError, match=rf"run-17: {name}"):
+    with pytest.raises(ValueError, match=rf"run-17: {name} can't be read"):
         read_run(run)
     (run / name).unlink()
     with pytest.raises(ValueError, match=rf"run-17: unfinished or not a run: {name} is missing"):
@@ -287,21 +326,16 @@ def test_unfinished_run_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_other_unreadable_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: unfinished or not a run: config.json, metrics.jsonl"):
+    with pytest.raises(ValueError, match=r"nowhere: unfinished or not a run: summary.json is missing"):
         read_run(tmp_path / "nowhere")
     run = make_run(tmp_path / "run")
-    summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps({**summary, "finished": False}))
-    with pytest.raises(ValueError, match="finished = False"):
+    config = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", {k: v for k, v in config.items() if k not in ("split", "store")})
+    with pytest.raises(ValueError, match=r"config.json: store, split is missing"):
         read_run(run)
-    strange = make_run(
-        tmp_path / "strange", classes=("anger", "joy"), answers=[answer("c", "s", "rage", {"anger": 1, "joy": 0})]
-    )
-    with pytest.raises(ValueError, match=r"strange.*'rage' is not one of"):
-        read_run(strange)
-    nan = make_run(tmp_path / "nan", classes=("anger",), answers=[answer("c", "s", "anger", {"anger": float("nan")})])
-    with pytest.raises(ValueError, match="p_anger of clip c is not a finite number"):
-        read_run(nan)
+    nan = make_run(tmp_path / "nan", classes=("anger", "joy"), answers=[answer("c", "s", "joy", {"anger": math.nan, "joy": 1})])
+    with pytest.raises(ValueError, match=r"nan: predictions.parquet: p_\* of clip c are not all finite"):
+        write_report([nan], tmp_path / "out")
     mixed = [make_run(tmp_path / "c"), make_run(tmp_path / "r", task="regression", classes=TARGETS)]
     with pytest.raises(ValueError, match="runs of one task"):
         write_report(mixed, tmp_path / "out")
@@ -314,21 +348,23 @@ def test_page_loads_in_a_browser(full: Path, tmp_path: Path) -> None:
     if browser is None:
         pytest.skip("no Chromium found: the page was not opened in a browser")
 
-    def messages(page: Path, screenshot: Path) -> list[str]:
-        """What the page wrote to the console while it was loaded and photographed."""
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
-        command += [
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=1200,2000",
-            f"--screenshot={screenshot}",
-            page.as_uri(),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-        return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    broken = tmp_path / "broken.html"
-    broken.write_text("<script>undefined_function()</script>")
-    assert messages(broken, tmp_path / "broken.png"), "an error would be seen"
-    assert messages(full / "report.html", tmp_path / "page.png") == []
-    with Image.open(tmp_path / "page.png") as image:
+    page = tmp_path / "page.html"
+    planted = '<img alt="" src="https://outside.invalid/x.png">'  # which the page's own policy must refuse
+    page.write_text(
+        (full / "report.html").read_text(encoding="utf-8").replace("<footer>", f"<footer>{planted}"), encoding="utf-8"
+    )
+    screenshot = tmp_path / "page.png"
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    command += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1200,2000",
+        f"--screenshot={screenshot}",
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(messages) == 1, "all else loads without a word"
+    assert "outside.invalid" in messages[0]
+    assert "Content Security Policy" in messages[0]
+    with Image.open(screenshot) as image:
         assert len(image.convert("RGB").getcolors(1 << 24)) > 100

@@ -42,7 +42,15 @@ def run_train(
 
     scratch = kept / ("second" if checkpoint else "first")
     train(
-        config, store, read_clips(store), str(folder), workers=Workers(), report=report, scratch=scratch, checkpoint=checkpoint
+        config,
+        store,
+        read_clips(store),
+        str(folder),
+        workers=Workers(),
+        report=report,
+        scratch=scratch,
+        checkpoint=checkpoint,
+        checkpoint_seconds=0,
     )
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary

@@ -1,0 +1,276 @@
+"""What finished runs say: their folders read, their predictions on the test clips scored, their examples' attention."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from rrnn import metrics
+from rrnn.run import RunFolder
+
+Array = npt.NDArray[np.float64]
+
+MODALITY_ORDER = ("audio", "vision", "text")
+
+
+def modality_rank(modality: str) -> tuple[int, str]:
+    """Sorts audio, vision, text, then any others."""
+    return (MODALITY_ORDER.index(modality) if modality in MODALITY_ORDER else len(MODALITY_ORDER), modality)
+
+
+def in_modality_order(modalities: Iterable[str]) -> list[str]:
+    """Each modality once."""
+    return sorted(set(modalities), key=modality_rank)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a score is named and shown: key is its name in summary.json, kind is "percent" (a share) or "number"."""
+
+    key: str
+    name: str
+    kind: str
+    meaning: str
+
+    @property
+    def scale(self) -> float:
+        return 100 if self.kind == "percent" else 1
+
+    @property
+    def axis(self) -> str:
+        return f"{self.name}, %" if self.kind == "percent" else self.name
+
+
+# Of each task; the first leads, and picks among runs on the validation clips.
+CLASSIFICATION = (
+    Measure("accuracy", "Accuracy", "percent", "share of clips whose emotion was named"),
+    Measure("uar", "UAR", "percent", "unweighted average recall: each emotion counts the same"),
+    Measure("cross_entropy", "Cross-entropy", "number", "in nats; lower is better"),
+)
+REGRESSION = (
+    Measure("mae", "MAE", "number", "absolute error summed over the emotions; lower is better"),
+    Measure("mse", "MSE", "number", "squared error summed over the emotions; lower is better"),
+    Measure("weighted_accuracy", "Weighted accuracy", "percent", "emotion there or not, mean over the emotions"),
+)
+
+
+class Score(NamedTuple):
+    """A score on the test clips with its 95 % interval. interval says what that is over; "" where there is none (NaN)."""
+
+    value: float
+    low: float
+    high: float
+    interval: str
+
+
+RESAMPLED_SPEAKERS, RESAMPLED_CLIPS, EXACT = "resampled speakers", "resampled clips", "exact binomial over clips"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One RUN folder. clips: the rows of predictions.parquet whose split is "test"; the last three: its Parquet files' rows.
+
+    slug is unique among the runs of one report and safe in file names; label is for people.
+    """
+
+    label: str
+    slug: str
+    url: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    clips: list[dict[str, Any]]
+    streams: list[dict[str, Any]]
+    unusable: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+    @property
+    def regression(self) -> bool:
+        return bool(self.config["task"] == "regression")
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        return REGRESSION if self.regression else CLASSIFICATION
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(c) for c in self.config["classes"]]
+
+    @property
+    def modalities(self) -> list[str]:
+        return in_modality_order(s["modality"] for s in self.config["streams"])
+
+    @cached_property
+    def values(self) -> Array:
+        """Probabilities, or predicted intensities, of the test clips, (n, C)."""
+        return self._columns("y_" if self.regression else "p_")
+
+    @cached_property
+    def truth(self) -> npt.NDArray[Any]:
+        """Index of each test clip's true class, (n,), or its true intensities, (n, C)."""
+        if self.regression:
+            return self._columns("t_")
+        return np.array([self.classes.index(c["target"]) for c in self.clips])
+
+    def _columns(self, prefix: str) -> Array:
+        columns = np.array([[c[prefix + name] for name in self.classes] for c in self.clips], dtype=np.float64)
+        for clip, row in zip(self.clips, columns, strict=True):
+            if not np.isfinite(row).all():
+                raise ValueError(f"run {self.url}: predictions.parquet: {prefix}* of clip {clip['clip_id']} are not all finite")
+        return columns
+
+    @cached_property
+    def speakers(self) -> list[str]:
+        """The speaker of each test clip; a clip of an unknown speaker counts as a speaker of its own."""
+        return [f"(unknown: {c['clip_id']})" if c["speaker"] is None else str(c["speaker"]) for c in self.clips]
+
+    @property
+    def n_speakers(self) -> int:
+        return len(set(self.speakers))
+
+    @property
+    def n_nameless(self) -> int:
+        return sum(c["speaker"] is None for c in self.clips)
+
+    @property
+    def n_trained_on(self) -> int:
+        """How many of the test speakers were also trained on."""
+        return len(set(self.speakers) & set(self.config["splits"]["train"]["speakers"]))
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """Worked out from the predictions. Intervals are over the test speakers, where resampling these shows any spread."""
+        found = self._evaluate(np.arange(len(self.clips)))
+        over = RESAMPLED_SPEAKERS if self.n_speakers > 1 else RESAMPLED_CLIPS
+        scores = {}
+        for key in (m.key for m in self.measures):
+            low, high = metrics.bootstrap_interval(lambda i, key=key: self._evaluate(i)[key], self.speakers)  # type: ignore[misc]
+            scores[key] = Score(found[key], low, high, "" if math.isnan(low) else over)
+        if not self.regression and not scores["accuracy"].interval:
+            right = int((self.values.argmax(axis=1) == self.truth).sum())
+            scores["accuracy"] = Score(found["accuracy"], *metrics.binomial_interval(right, len(self.clips)), EXACT)
+        return scores
+
+    def _evaluate(self, clips: npt.NDArray[np.int64]) -> dict[str, float]:
+        truth, values = self.truth[clips], self.values[clips]
+        if self.regression:
+            return metrics.regression_metrics(truth, values, self.classes)
+        return metrics.classification_metrics(truth, values)
+
+
+FILES = "summary.json config.json metrics.jsonl predictions.parquet streams.parquet unusable.parquet examples.parquet".split()
+KEYS = {
+    "config.json": "task classes model train streams corpus store data_digest code_version packages split splits clips "
+    "parameters",
+    "summary.json": "best_epoch epochs model_id seconds test valid naive",
+}
+
+
+def read_run(url: str | Path) -> Run:
+    """Read a finished run from a path or fsspec URL. Raises ValueError that names the folder and what is missing or wrong."""
+    folder = RunFolder(str(url))
+    summary, config, epochs, predictions, *tables = (_read(folder, name) for name in FILES)
+    for (name, keys), content in zip(KEYS.items(), (config, summary), strict=True):
+        if missing := [k for k in keys.split() if k not in content]:
+            raise ValueError(f"run {folder.url}: {name}: {', '.join(missing)} is missing")
+    name = folder.path.rsplit("/", 1)[-1]
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
+    test = [row for row in predictions if row["split"] == "test"]
+    return Run(str(config.get("experiment") or name), slug, folder.url, config, summary, epochs, test, *tables)
+
+
+def _read(folder: RunFolder, name: str) -> Any:
+    """A JSON file's value; the rows of a Parquet or JSONL file."""
+    try:
+        data = folder.read(name)
+        if name.endswith(".parquet"):
+            return pq.read_table(io.BytesIO(data)).to_pylist()
+        return [json.loads(line) for line in data.splitlines()] if name.endswith(".jsonl") else json.loads(data)
+    except FileNotFoundError:
+        raise ValueError(f"run {folder.url}: unfinished or not a run: {name} is missing") from None
+    except (OSError, ValueError) as e:
+        raise ValueError(f"run {folder.url}: {name} can't be read: {e}") from e
+
+
+def tell_apart(runs: Sequence[Run]) -> list[Run]:
+    """The same runs with labels and slugs that differ: runs of one experiment are numbered."""
+    labels = Counter(r.label for r in runs)
+    return [
+        replace(
+            r, label=r.label if labels[r.label] == 1 else f"{r.label} · {i}", slug=f"{i}-{r.slug}" if len(runs) > 1 else r.slug
+        )
+        for i, r in enumerate(runs, 1)
+    ]
+
+
+# --- attention over time ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StreamAttention:
+    """One stream's attention over one clip, of K frames in T hops.
+
+    times: (K,), seconds. relative: (T, K), weights in multiples of an even spread, so that streams of different rates can be
+    compared. gates: (T,), openness from 0 to 1. tokens: the word of each frame, or None.
+    """
+
+    stream: str
+    modality: str
+    times: Array
+    relative: Array
+    gates: Array
+    tokens: list[str] | None
+
+
+@dataclass(frozen=True)
+class ClipAttention:
+    """One clip: its first row in examples.parquet, its streams, and the values (C,) that the model gave to each name.
+
+    truth: the true class's name, or the true intensities (C,).
+    """
+
+    about: dict[str, Any]
+    streams: list[StreamAttention]
+    names: list[str]
+    values: Array
+    truth: str | Array
+
+    @property
+    def end(self) -> float:
+        """Seconds from the clip's start to the end of the time axis."""
+        return max(float(s.times[-1]) for s in self.streams) * 1.01 or 1.0
+
+
+def read_examples(run: Run) -> list[ClipAttention]:
+    """The clips of examples.parquet, in its order."""
+    clips: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in run.examples:
+        clips.setdefault(row["clip_id"], {}).setdefault(row["stream"], []).append(row)
+    ids = [c["clip_id"] for c in run.clips]
+    examples = []
+    for clip_id, by_stream in clips.items():
+        streams = [_stream_attention(sorted(rows, key=lambda r: r["hop"])) for rows in by_stream.values()]
+        streams.sort(key=lambda s: modality_rank(s.modality))
+        about = next(iter(by_stream.values()))[0]
+        truth = run.truth[ids.index(clip_id)] if run.regression else about["target"]
+        examples.append(ClipAttention(about, streams, run.classes, np.array(about["probabilities"]), truth))
+    return examples
+
+
+def _stream_attention(hops: Sequence[Mapping[str, Any]]) -> StreamAttention:
+    first = hops[0]
+    weights, gates = np.array([h["weights"] for h in hops]), np.array([h["gate"] for h in hops])
+    relative = weights * weights.shape[1]
+    return StreamAttention(first["stream"], first["modality"], np.array(first["times"]), relative, gates, first["tokens"])
