@@ -30,7 +30,7 @@ from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.run import RunFolder
-from rrnn.train import CHECKPOINT_SECONDS, Workers, make_targets, train
+from rrnn.train import CHECKPOINT_SECONDS, Workers, keep_freed_memory, make_targets, train
 
 RETRIES = 3
 
@@ -67,6 +67,7 @@ def train_worker(loop: dict[str, Any]) -> None:
     """What Ray Train runs in each worker."""
     context = ray.train.get_context()
     torch.set_num_threads(1)
+    keep_freed_memory()
     store, config = loop["store"], loop["config"]
     clips = ClipSet(ray.get(loop["blocks"]), store.streams)
 

@@ -169,23 +169,22 @@ class RRNN(nn.Module):
             k_K = torch.arange(x_BKF.shape[1], device=x_BKF.device)
             mask[s] = k_K < lengths_B[:, None]
             h[s] = self.encoders[s](self.standardise[s](x_BKF), lengths_B)
-            if self.training and self.config.dropout:
-                # One mask a clip for all its frames (Gal and Ghahramani 2016): drawn D times, not K * D times.
-                h[s] = h[s] * self.dropout(h[s].new_ones(h[s].shape[0], 1, h[s].shape[2]))
             keys[s] = cast(Attention, self.attention[s]).keys(h[s])
 
+        # Dropout of the encoders' outputs, one mask a clip for all frames and hops (Gal and Ghahramani 2016), put where it
+        # costs D numbers and not K * D: on what is averaged, which is the same.
+        keep_BSD = self.dropout(torch.stack([h[s].new_ones(h[s].shape[0], h[s].shape[2]) for s in self.streams], dim=1))
+        m_BD = torch.zeros_like(keep_BSD[:, 0])
         if self.config.memory == "mean":  # m(0): the averages over the real frames, summed over the streams
             shares = {s: mask[s].to(h[s].dtype) / batch.lengths[s].clamp(min=1)[:, None] for s in self.streams}
-            m_BD = torch.stack([torch.bmm(shares[s][:, None], h[s])[:, 0] for s in self.streams]).sum(0)
-        else:
-            some = h[self.streams[0]]
-            m_BD = some.new_zeros(some.shape[0], some.shape[2])
+            means_BSD = torch.stack([torch.bmm(shares[s][:, None], h[s])[:, 0] for s in self.streams], dim=1)
+            m_BD = (means_BSD * keep_BSD).sum(1)
 
         attention: list[dict[str, Tensor]] = []
         gates: list[dict[str, Tensor]] = []
         for hop in range(self.config.hops):
             contexts, weights = zip(*(self.attention[s](hop, keys[s], h[s], mask[s], m_BD) for s in self.streams), strict=True)
-            m_BD, g_BSD = self.gate(m_BD, torch.stack(contexts, dim=1))
+            m_BD, g_BSD = self.gate(m_BD, torch.stack(contexts, dim=1) * keep_BSD)
             if explain:
                 attention.append(dict(zip(self.streams, weights, strict=True)))
                 gates.append(dict(zip(self.streams, g_BSD.mean(-1).unbind(1), strict=True)))
