@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,11 @@ def user_errors(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(2) from e
 
     return wrapped
+
+
+def absolute(url: str) -> str:
+    """A path of this machine in full, since workers run in folders of their own; a URL as it is."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:

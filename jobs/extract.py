@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from jobs._cli import app, console, overrides, progress, user_errors
+from jobs._cli import absolute, app, console, overrides, progress, user_errors
 from pipeline.clip import MODALITIES
 from pipeline.corpora import CORPORA, corpus_reader
 from pipeline.extract import CLIP_SECONDS, pending
@@ -59,6 +59,7 @@ def streams_of(modalities: str, streams: str, options: dict[str, Any]) -> dict[s
 
 def extract(config: ExtractConfig) -> Store:
     """Bring the store up to date with the source; does only what is missing."""
+    config = replace(config, source=absolute(config.source), out=absolute(config.out))
     extractors = config.extractors()
     clips = list(corpus_reader(config.corpus)(config.source))
     store = Store.create(config.out, config.corpus, config.shard_size)

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ import torch
 import typer
 from rich.table import Table
 
-from jobs._cli import app, console, progress, user_errors
+from jobs._cli import absolute, app, console, progress, user_errors
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA, corpus_reader
 from pipeline.extract import CLIP_SECONDS
@@ -138,6 +138,7 @@ class ScoreWorker:
 
 def score(config: ScoreConfig) -> Store:
     """Score the clips that are not scored yet."""
+    config = replace(config, run=absolute(config.run), clips=absolute(config.clips), out=absolute(config.out))
     _, card, model_id = load_model(config.run)
     extractors_of(card)
     clips = list(corpus_reader(config.corpus)(config.clips))

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ import typer
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.table import Table
 
-from jobs._cli import app, console, overrides, user_errors
+from jobs._cli import absolute, app, console, overrides, user_errors
 from pipeline.on_ray import cluster_cpus, quiet_data_context, ray_started
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
@@ -139,6 +139,7 @@ def epoch_line(figures: dict[str, Any]) -> str:
 
 def run_training(job: TrainJob) -> dict[str, Any]:
     """Train, or go on where an interrupted run stopped, or say that it is finished. Returns the run's summary."""
+    job = replace(job, store=absolute(job.store), out=absolute(job.out))
     run = RunFolder(job.out)
     store = open_store(job.store, job.config.streams)
     _check_same(run, job, store)
@@ -172,7 +173,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
             ),
             run_config=ray.train.RunConfig(
                 name="checkpoints",
-                storage_path=job.out if "://" in job.out else str(Path(job.out).resolve()),
+                storage_path=job.out,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
                 failure_config=ray.train.FailureConfig(max_failures=RETRIES),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),

@@ -131,9 +131,8 @@ def train(
 
     torch.manual_seed(config.train.seed)
     model = card.build().to(workers.device)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
-    )
+    chosen = config.train
+    optimiser = torch.optim.AdamW(model.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, fused=True)
     state = State()
     if checkpoint is None:
         fit_standardisation(model, clips, split.train, workers)

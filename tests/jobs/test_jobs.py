@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import polars as pl
@@ -37,14 +38,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None) -> None:
+def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     store, where, scores = tmp_path / "store", tmp_path / "run", tmp_path / "scores"
     source = manifest.parent
     (source / "broken.mp4").write_bytes(b"\x00" * 100)
     with manifest.open("a") as file:
         file.write("broken,broken.mp4,speaker00,happy,,\n")
 
-    first = run("extract", source, "--corpus", "folder", "--out", store, "--shard-size", 5)
+    monkeypatch.chdir(tmp_path)  # workers run in other folders: relative paths must not be theirs
+    first = run("extract", os.path.relpath(source), "--corpus", "folder", "--out", "store", "--shard-size", 5)
     assert "17 new clips, 0 known; 4 shards x 4 streams (acoustic, speech, face, words): 0 done, 16 to do" in first
     again = run("extract", source, "--out", store)
     assert "0 new clips, 17 known" in again
@@ -55,7 +57,7 @@ def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None) -> Non
         assert rows.filter(pl.col("status") == "error")["clip_id"].to_list() == ["broken"]
 
     small = ["model.hidden=8", "model.hops=2", "train.epochs=2", "train.folds=4", "train.batch_size=4"]
-    assert "held out" in run("train", store, "--out", where, "rrnn", *small)
+    assert "held out" in run("train", "store", "--out", "run", "rrnn", *small)
     assert "is finished: nothing to train" in run("train", store, "--out", where, "rrnn", *small)
     config = json.loads((where / "config.json").read_text())
     assert config["clips"] == {"all": 17, "unlabelled": 0, "unusable": 1}
@@ -65,7 +67,7 @@ def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None) -> Non
     unlabelled = write_unlabelled(manifest, where / "predictions.parquet", tmp_path / "new")
     with unlabelled.open("a") as file:
         file.write(f"broken,{source / 'broken.mp4'},,\n")
-    run("score", where, unlabelled, "--out", scores, "--attention")
+    run("score", "run", "new/manifest.csv", "--out", "scores", "--attention")
     assert "0 to do" in run("score", where, unlabelled, "--out", scores, "--attention")
     got = pl.read_parquet(scores / "scores/*.parquet").sort("clip_id")
     tested = pl.read_parquet(where / "predictions.parquet").filter(pl.col("split") == "test").sort("clip_id")
