@@ -201,6 +201,7 @@ def _one_of_two(rank: int, store: StoreIndex, folder: str, rendezvous: str) -> N
         workers=Workers(rank, 2),
         report=lambda *_: None,
         scratch=Path(folder) / "scratch",
+        checkpoint_seconds=0,
     )
     dist.destroy_process_group()
 
