@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 P = ParamSpec("P")
 R = TypeVar("R")
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 LOG_EVERY = 10.0  # seconds between progress lines where nobody watches a terminal (a submitted job's log)
 
 
@@ -44,7 +44,10 @@ def user_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def absolute(url: str) -> str:
-    """A path of this machine in full, since workers run in folders of their own; a URL as it is."""
+    """A path of this machine in full, since workers run in folders of their own; a URL as it is. Raises ValueError for
+    what fsspec would take for a chain of file systems."""
+    if "::" in url:
+        raise ValueError(f"{url}: expected a path or URL without '::'")
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
@@ -74,7 +77,7 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, st
     """advance(n, note): a bar on a terminal, a line now and then in a log."""
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -98,6 +101,6 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, st
         if now - last >= LOG_EVERY or count == total:
             last = now
             rate = (count - done) / max(now - began, 1e-9)
-            console.print(f"  {count}/{total} {unit}, {now - began:.0f} s, {rate:.1f}/s {note}".rstrip(), markup=False)
+            console.print(f"  {count}/{total} {unit}, {now - began:.0f} s, {rate:.1f}/s {note}".rstrip())
 
     yield advance_log

@@ -93,7 +93,7 @@ def main(
 
 
 def title(text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]")
+    console.print(f"\n{text}", style="bold")
 
 
 def write_unlabelled(manifest: Path, predictions: Path, folder: Path) -> Path:
@@ -119,6 +119,8 @@ def check_scores(scores: Store, predictions: Path) -> None:
     rows = [r for n in folder.names(".parquet") for r in pq.read_table(f"{folder.url}/{n}").to_pylist()]
     same = sum(r["emotion"] == tested[r["clip_id"]]["prediction"] for r in rows)
     console.print(f"  {same} of {len(tested)} clips scored as in the test")
+    if same != len(tested):
+        raise RuntimeError("scoring from raw clips gave other answers than testing did")
 
 
 cli = app(main)

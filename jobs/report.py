@@ -51,6 +51,8 @@ def main(
     if dry_run:
         console.print_json(json.dumps({"runs": runs, "out": out}))
         return
+    if "://" in out:
+        raise ValueError(f"--out {out}: expected a folder of this machine")
     console.print(f"report: {write_report(runs, out, thumbnails=thumbnails)}")
 
 

@@ -143,6 +143,8 @@ def score(config: ScoreConfig) -> Store:
     extractors_of(card)
     clips = list(corpus_reader(config.corpus)(config.clips))
     store = Store.create(config.out, config.corpus, config.shard_size)
+    if store.streams():
+        raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
     _note_model(store, config, model_id)
     new, known = store.add_clips(clips)
     folder = store.folder.at("scores")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
@@ -30,9 +31,10 @@ from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.run import RunFolder
-from rrnn.train import CHECKPOINT_SECONDS, Workers, keep_freed_memory, make_targets, train
+from rrnn.train import CHECKPOINT_SECONDS, Workers, divide, keep_freed_memory, train
 
 RETRIES = 3
+HEADLINES = ("accuracy", "uar", "cross_entropy", "mse", "mae", "weighted_accuracy")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def train_worker(loop: dict[str, Any]) -> None:
     def report(figures: dict[str, Any], folder: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder is not None else None
         ray.train.report(figures, checkpoint=checkpoint)
+        if folder is not None:
+            shutil.rmtree(folder)  # it is in the run by now
 
     with tempfile.TemporaryDirectory(prefix="rrnn-") as scratch:
         workers = Workers(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
@@ -110,7 +114,7 @@ class _Follow(threading.Thread):
             last = self.stopped.wait(1.0)
             lines = self._lines()
             for line in lines[self.seen :]:
-                console.print(epoch_line(json.loads(line)), markup=False)
+                console.print(epoch_line(json.loads(line)))
             self.seen = max(self.seen, len(lines))
             if last:
                 return
@@ -152,9 +156,12 @@ def run_training(job: TrainJob) -> dict[str, Any]:
     with ray_started():
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         blocks = load_clips(store)
-        make_targets(
-            ClipSet(ray.get(blocks), list(store.streams))
-        )  # clips without labels are an error before any worker starts
+        clips = ClipSet(ray.get(blocks), list(store.streams))
+        divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
+        if run.exists("config.json") and run.read_json("config.json")["data_digest"] != clips.digest():
+            raise ValueError(f"{job.out} was begun on other data than {job.store} holds now: choose another --out")
+        del clips
+
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
@@ -198,8 +205,10 @@ def _check_same(run: RunFolder, job: TrainJob, store: StoreIndex) -> None:
         if then[part].get(k) != now[part][k]
     ]
     different += [f"{k} was {then[k]!r}, now {now[k]!r}" for k in ("store", "experiment") if then[k] != now[k]]
-    if [s["name"] for s in then["streams"]] != [s["name"] for s in now["streams"]]:
-        different.append("the streams are others")
+    if then["streams"] != now["streams"]:
+        different.append("the streams are others, or made in another way")
+    if then["shards"] != len(store.shards):
+        different.append(f"the store had {then['shards']} shards, now {len(store.shards)}")
     if different:
         raise ValueError(f"{job.out} holds a run of another configuration ({'; '.join(different)}): choose another --out")
 
@@ -208,7 +217,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """Held-out figures beside the naive baseline's."""
     table = Table("held out", "model", "naive", box=None, pad_edge=False)
     for name, value in summary["test"].items():
-        if "." not in name:
+        if name in HEADLINES:
             table.add_row(name, f"{value:.4f}", f"{summary['naive'][name]:.4f}")
     return table
 
@@ -246,7 +255,7 @@ def main(
     """
     if list_experiments:
         for name, function in EXPERIMENTS.items():
-            console.print(f"{name:12s} {(function.__doc__ or '').strip()}", markup=False)
+            console.print(f"{name:12s} {(function.__doc__ or '').strip()}")
         return
     if not store or not out:
         raise ValueError("expected STORE and --out RUN; see --help")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 
+SWEEP_AFTER = 3600.0  # seconds
 TEMPORARY = re.compile(r"^\..*\.tmp-[0-9a-f]{32}$")
 
 
@@ -69,13 +72,14 @@ class Folder:
             raise
 
     def sweep(self) -> int:
-        """Delete what an interrupted write() left behind (only a killed process leaves any); returns how many."""
+        """Delete what a killed write() left behind; returns how many. What is young may be another's that still writes."""
         if not self.local:
             return 0
         _, path = self._resolve()
-        if not os.path.isdir(path):
-            return 0
-        left = [n for n in os.listdir(path) if TEMPORARY.match(n)]
-        for name in left:
-            os.unlink(f"{path}/{name}")
-        return len(left)
+        swept = 0
+        for name in os.listdir(path) if os.path.isdir(path) else ():
+            with contextlib.suppress(FileNotFoundError):
+                if TEMPORARY.match(name) and time.time() - os.stat(f"{path}/{name}").st_mtime > SWEEP_AFTER:
+                    os.unlink(f"{path}/{name}")
+                    swept += 1
+        return swept

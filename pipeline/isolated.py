@@ -73,6 +73,8 @@ class IsolatedExtractors:
 
     def _ready(self, stream: str) -> tuple[Any, Connection]:
         """The child, with the stream's extractor loaded: that is no clip's fault, and takes the time it takes."""
+        if self._child is not None and not self._child[0].is_alive():  # it was killed between two clips
+            self.close()
         if self._child is None:
             # A fresh interpreter: a fork of a process that runs threads may deadlock.
             context = multiprocessing.get_context("spawn")

@@ -374,7 +374,7 @@ def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
             path = os.path.join(folder, "clip" + Path(rest).suffix[:16])
             try:
                 _fetch(clip.uri, path, deadline)
-            except (FileNotFoundError, PermissionError) as e:
+            except FileNotFoundError as e:  # wrong credentials stop the job: they are not the clip's fault
                 raise ClipError(f"can't read {clip.uri}: {type(e).__name__}") from e
         else:
             raise ClipError(f"can't read {clip.uri}: expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://")

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -117,7 +117,6 @@ def extract_on_ray(
     *,
     workers: int | None = None,
     clip_seconds: float,
-    on_start: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[ShardReport]:
     """Extract the missing units; yields a report a unit as it is written.
 
@@ -129,8 +128,6 @@ def extract_on_ray(
     for (cpus, gpus), group in itertools.groupby(by_resources, lambda w: (by_name[w.stream].cpus, by_name[w.stream].gpus)):
         units = [dataclasses.asdict(w) for w in group]
         names = list(dict.fromkeys(u["stream"] for u in units))
-        if on_start is not None:
-            on_start(names)
         args = {
             "store": store.folder.url,
             "extractors": [by_name[n] for n in names],

@@ -112,24 +112,30 @@ class Store:
         """Append the clips that the manifest does not have yet; returns (new, known).
 
         Raises ValueError, before anything is written, where a clip id comes twice, or where a known clip differs from
-        the store's row in anything but its address: features would then belong to another clip than the row says.
+        the store's row in anything but its address and attributes: features would then belong to another clip than the
+        row says. A clip whose address or attributes changed has its row brought up to date, in its place.
         """
-        known = self._digests()
+        known = self._known()
         seen: set[str] = set()
         fresh: list[Clip] = []
+        moved: dict[str, Clip] = {}
         for clip in clips:
             if clip.clip_id in seen:
                 raise ValueError(f"clip id {clip.clip_id!r} comes twice in the source: expected one row a clip")
             seen.add(clip.clip_id)
             if clip.clip_id not in known:
                 fresh.append(clip)
-            elif known[clip.clip_id] != clip_digest(clip):
+            elif known[clip.clip_id].digest != clip_digest(clip):
                 raise ValueError(
                     f"clip {clip.clip_id!r} is not what it was when {self.folder.url} was made (its times, speaker, words or "
                     "labels changed in the source): extract to a new store, or restore the source"
                 )
+            elif known[clip.clip_id].about != _about(clip):
+                moved[clip.clip_id] = clip
         manifest = self.folder.at("manifest")
         size = self.info["shard_size"]
+        if moved:
+            self._refresh(moved)
         part = len(manifest.names(".parquet"))
         for chunk in _batched(fresh, size * SHARDS_A_PART):
             table = pa.Table.from_pylist([_manifest_row(c) for c in chunk], MANIFEST_SCHEMA)
@@ -154,13 +160,22 @@ class Store:
         part, _, group = shard.partition("-")
         return self._open(self.folder.at("manifest"), f"part-{part}.parquet").read_row_group(int(group))
 
-    def _digests(self) -> dict[str, str]:
+    def _known(self) -> dict[str, _Known]:
         manifest = self.folder.at("manifest")
-        digests: dict[str, str] = {}
+        known: dict[str, _Known] = {}
         for name in manifest.names(".parquet"):
-            table = self._open(manifest, name).read(columns=["clip_id", "digest"])
-            digests.update(zip(table["clip_id"].to_pylist(), table["digest"].to_pylist(), strict=True))
-        return digests
+            for row in self._open(manifest, name).read(columns=["clip_id", "digest", "uri", "attributes"]).to_pylist():
+                known[row["clip_id"]] = _Known(row["digest"], (row["uri"], frozenset(row["attributes"] or ())))
+        return known
+
+    def _refresh(self, moved: dict[str, Clip]) -> None:
+        manifest = self.folder.at("manifest")
+        for name in manifest.names(".parquet"):
+            rows = self._open(manifest, name).read().to_pylist()
+            if any(row["clip_id"] in moved for row in rows):
+                new = [_manifest_row(moved[row["clip_id"]]) if row["clip_id"] in moved else row for row in rows]
+                table = pa.Table.from_pylist(new, MANIFEST_SCHEMA)
+                manifest.write(name, parquet_bytes(table, row_group_size=self.info["shard_size"], compression="zstd"))
 
     # -- features
 
@@ -227,9 +242,20 @@ class Store:
         return pq.ParquetFile(pa.BufferReader(folder.read(name)))
 
 
+@dataclass(frozen=True)
+class _Known:
+    digest: str
+    about: tuple[str, frozenset[tuple[str, str]]]
+
+
+def _about(clip: Clip) -> tuple[str, frozenset[tuple[str, str]]]:
+    """What may change without making it another clip."""
+    return clip.uri, frozenset(clip.attributes.items())
+
+
 def clip_digest(clip: Clip) -> str:
-    """Of all that a clip's row says, but its address: a corpus that was moved is the same corpus."""
-    row = {k: v for k, v in asdict(clip).items() if k != "uri"}
+    """Of all that a clip's row says, but its address and attributes: a corpus that was moved is the same corpus."""
+    row = {k: v for k, v in asdict(clip).items() if k not in ("uri", "attributes")}
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 

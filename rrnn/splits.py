@@ -57,6 +57,12 @@ def split_clips(
         groups = {i: str(speakers[i]) for i in kept}
         what = "speakers"
     names = {folds[i] for i in kept}
+    if None in names and len(names) > 1:
+        some = sum(folds[i] is None for i in kept)
+        raise ValueError(f"{some} clips have no fold and others do: expected a fold for each clip, or for none")
+    if names & {*SIDES, "dev", "val", "validation"} and names != set(SIDES):
+        found = ", ".join(sorted(str(n) for n in names))
+        raise ValueError(f"the clips' folds are {found}: expected train, valid and test, each with usable, labelled clips")
     if names == set(SIDES):
         sides = {i: str(folds[i]) for i in groups}
         how = "the corpus's own split"

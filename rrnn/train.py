@@ -68,6 +68,16 @@ def make_targets(clips: ClipSet) -> Targets:
     raise ValueError("no clip has a label: training needs an emotion, or intensities, in the manifest")
 
 
+def divide(clips: ClipSet, config: Config) -> tuple[Targets, Split]:
+    """What is to be learned, from whom, and on whom it is tested. Raises ValueError where the clips don't allow it."""
+    targets = make_targets(clips)
+    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, config.train)
+    for side in SIDES:
+        if not len(split.side(side)):
+            raise ValueError(f"no usable, labelled clip on the {side} side ({split.how})")
+    return targets, split
+
+
 @dataclass
 class State:
     """Where training is. History holds what metrics.jsonl holds."""
@@ -121,11 +131,7 @@ def train(
     would make this run again, for the record. checkpoint_seconds: how often to save and report; 0 means every epoch.
     """
     run = RunFolder(out)
-    targets = make_targets(clips)
-    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, config.train)
-    for side in SIDES:
-        if not len(split.side(side)):
-            raise ValueError(f"no usable, labelled clip on the {side} side ({split.how})")
+    targets, split = divide(clips, config)
     link = "identity" if targets.task == "regression" else "clip" if config.train.loss == "l2" else "softmax"
     card = ModelCard(config.model, targets.names, link, store.streams)
 
@@ -173,6 +179,8 @@ def train(
             report(line, folder)
             reported = time.monotonic()
 
+    if not state.best_epoch:
+        raise RuntimeError("the validation loss was never a number: training diverged; lower train.learning_rate")
     model.load_state_dict(best)
     outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}
     if workers.rank == 0:
@@ -361,6 +369,7 @@ def _write_config(
             "corpus": store.corpus,
             "store": store.url,
             "data_digest": clips.digest(),
+            "shards": len(store.shards),
             "code_version": code_version(),
             "packages": package_versions(),
             "split": split.how,

@@ -27,6 +27,8 @@ import fsspec
 from pipeline.clip import Clip, Word
 from pipeline.corpora.listing import MEDIA_SUFFIXES, is_remote, media_files
 
+csv.field_size_limit(1 << 27)  # the words of a long recording in one cell
+
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 FIELDS = ("clip_id", "path", "start", "end", "speaker", "fold", "transcript", "words", "emotion")
 
@@ -60,8 +62,15 @@ def _read_manifest(address: str) -> Iterator[Clip]:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         rows = _jsonl_rows(text, address) if address.lower().endswith(".jsonl") else _csv_rows(text, address)
         base = address.rpartition("/")[0] or "."
-        for where, row in rows:
-            yield _clip(row, base, where)
+        found = False
+        try:
+            for where, row in rows:
+                found = True
+                yield _clip(row, base, where)
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise ValueError(f"{address}: can't be read ({e}); expected UTF-8 text") from e
+        if not found:
+            raise ValueError(f"{address} has no row")
 
 
 def _csv_rows(text: io.TextIOWrapper, address: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,10 +95,12 @@ def _jsonl_rows(text: io.TextIOWrapper, address: str) -> Iterator[tuple[str, dic
             raise ValueError(f"{where}: not JSON ({e.msg})") from e
         if not isinstance(row, dict) or "path" not in row:
             raise ValueError(f"{where}: expected an object with 'path', found {line.strip()[:80]!r}")
-        yield where, {k: v for k, v in row.items() if v is not None}
+        yield where, {k: v for k, v in row.items() if v not in (None, "")}
 
 
 def _clip(row: dict[str, Any], base: str, where: str) -> Clip:
+    if "path" not in row:
+        raise ValueError(f"{where}: path is empty")
     path = str(row["path"])
     uri = path if "://" in path or path.startswith("/") else f"{base}/{path}"
     start, end = _number(row, "start", where), _number(row, "end", where)
@@ -103,9 +114,9 @@ def _clip(row: dict[str, Any], base: str, where: str) -> Clip:
             value = _number(row, key, where)
             if value is not None:
                 intensities[key.removeprefix("intensity.")] = value
-    known = {k: str(row[k]) for k in ("speaker", "fold", "transcript", "emotion") if k in row}
+    known = {k: str(row[k]).strip() for k in ("speaker", "fold", "transcript", "emotion") if k in row}
     return Clip(
-        clip_id=str(row.get("clip_id") or (path if start is None else f"{path}@{start:g}")),
+        clip_id=str(row.get("clip_id", path if start is None else f"{path}@{start:g}")),
         uri=uri if is_remote(uri) else os.path.abspath(uri.removeprefix("file://")),
         start=start,
         end=end,

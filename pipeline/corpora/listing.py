@@ -36,6 +36,11 @@ def media_files(source: str) -> Iterator[tuple[str, str]]:
     for relative, address in sorted(pairs):
         hidden = any(part.startswith(".") for part in relative.split("/"))
         if not hidden and os.path.splitext(relative)[1].lower() in MEDIA_SUFFIXES:
+            try:
+                relative.encode()
+            except UnicodeEncodeError:
+                name = relative.encode(errors="surrogateescape")
+                raise ValueError(f"{name!r}: the file's name is not UTF-8; rename it") from None
             yield relative, address
 
 

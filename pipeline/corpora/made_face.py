@@ -93,7 +93,7 @@ def portrait() -> Image:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     path = next((file for folder in folders if (file := Path(folder, "data", "astronaut.png")).is_file()), None)
     if path is None:
-        raise ModuleNotFoundError("the portrait of made clips is in the package scikit-image: pip install 'rrnn[demo]'")
+        raise ModuleNotFoundError("the portrait of made clips is in the package scikit-image: pip install -e '.[demo]'")
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise ValueError(f"{path} is not a picture")

@@ -63,7 +63,7 @@ def speak(text: str, voice: str, *, rate: int, pitch: int, pitch_range: int) -> 
     try:
         loader = importlib.import_module("espeakng_loader")
     except ModuleNotFoundError as e:
-        raise ModuleNotFoundError("making speech needs the package espeakng-loader: pip install 'rrnn[demo]'") from e
+        raise ModuleNotFoundError("making speech needs the package espeakng-loader: pip install -e '.[demo]'") from e
     with _one_at_a_time:
         # Phases and filters live on in the library's globals from one phrase to the next, and nothing that it offers
         # resets them. Loading it anew does, and takes milliseconds.

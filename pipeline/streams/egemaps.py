@@ -57,7 +57,7 @@ class Egemaps(Extractor):
     modality: ClassVar[Modality] = "audio"
     frame_shift: ClassVar[float | None] = HOP
     licence: ClassVar[str] = "openSMILE: free for non-commercial research, teaching and personal use only"
-    needs: ClassVar[tuple[str, ...]] = ("rrnn[egemaps]",)
+    needs: ClassVar[tuple[str, ...]] = ("opensmile",)
     _smile: ClassVar[Any] = None
 
     @property
@@ -69,7 +69,7 @@ class Egemaps(Extractor):
         try:
             import opensmile
         except ImportError as e:
-            raise ImportError("the stream egemaps needs openSMILE: pip install 'rrnn[egemaps]' (non-commercial licence)") from e
+            raise ImportError("the stream egemaps needs openSMILE: pip install -e '.[egemaps]' (non-commercial licence)") from e
         smile = opensmile.Smile(
             feature_set=opensmile.FeatureSet.eGeMAPSv02,
             feature_level=opensmile.FeatureLevel.LowLevelDescriptors,

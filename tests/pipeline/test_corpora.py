@@ -107,6 +107,8 @@ def test_jsonl_manifest_says_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("path,speaker\n,anna\n", r"line 2: path is empty"),
+        ("path,speaker\n", r"manifest\.csv has no row"),
         ("file,speaker\na.wav,1\n", r"expected a column 'path', found file, speaker"),
         ("path,start\na.wav,soon\n", r"manifest\.csv, line 2: start is 'soon', expected a number"),
         ("path,start\na.wav,nan\n", r"line 2: start is 'nan', expected a number"),

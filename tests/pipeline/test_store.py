@@ -81,7 +81,9 @@ def test_a_clip_that_changed_in_the_source_is_refused_and_one_that_moved_is_not(
     store = Store.create(str(tmp_path), "folder")
     (a,) = clips("a")
     store.add_clips([a])
-    assert store.add_clips([replace(a, uri="/elsewhere/a.wav")]) == (0, 1)
+    moved = replace(a, uri="/elsewhere/a.wav", attributes={"note": "new"})
+    assert store.add_clips([moved]) == (0, 1)
+    assert store.clips("00000-0000") == [moved]
     with pytest.raises(ValueError, match="clip 'a' is not what it was"):
         store.add_clips([replace(a, emotion="sad")])
 
@@ -185,12 +187,15 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_a_killed_writer_leaves_is_not_listed_and_is_swept(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    (tmp_path / f".00000-0000.parquet.tmp-{'0' * 32}").write_bytes(b"half")
+    left, young = (tmp_path / f".00000-0000.parquet.tmp-{digit * 32}" for digit in "01")
+    for path in (left, young):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
     (tmp_path / ".keep").write_bytes(b"")
     folder.write("00000-0001.parquet", b"x")
     assert folder.names(".parquet") == ["00000-0001.parquet"]
     assert folder.sweep() == 1
-    assert sorted(os.listdir(tmp_path)) == [".keep", "00000-0001.parquet"]
+    assert sorted(os.listdir(tmp_path)) == sorted([young.name, ".keep", "00000-0001.parquet"])
 
 
 def test_manifest_row_groups_are_shards(tmp_path: Path) -> None:
