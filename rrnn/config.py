@@ -2,37 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+Architecture = Literal["rrnn", "early", "late", "naive", "mfn", "mult"]
+
+_ATTENDS = "hidden hops tied align align_size heads attend memory gate reset dropout".split()
+USES: dict[str, list[str]] = {
+    "rrnn": _ATTENDS,
+    "early": _ATTENDS,
+    "late": ["hidden", "dropout"],
+    "naive": [],
+    "mfn": ["hidden", "dropout"],
+    "mult": ["hidden", "heads", "layers", "dropout"],
+}
+"""The options of ModelConfig that each architecture has a use for."""
 
 _STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
-    """The recursive recurrent neural network. Section and equation numbers are the paper's."""
+    """A model. Section and equation numbers are those of the paper. docs/model.md says what each option is, in a page."""
 
+    architecture: Architecture = "rrnn"
+    """rrnn: the recursive recurrent neural network. Its baselines: early and late fusion (sec. 4; with one stream, late is the
+    unimodal LSTM), naive (a constant). Its peers: mfn, the memory fusion network of Zadeh et al. 2018; mult, the multimodal
+    transformer of Tsai et al. 2019."""
     hidden: int = Field(default=128, ge=1)
-    """Size of each direction of the encoders, of the alignment space (eq. 5) and of the decoder layer (sec. 4)."""
+    """Size of each direction of the encoders and of the decoder layer (sec. 4); of mfn's LSTMs; of mult's transformers."""
     hops: int = Field(default=3, ge=1)
     """How often the clip is analysed again (tau)."""
     tied: bool = False
     """Whether W_s1, W_s2 and w_s3 are the same in every hop."""
+    align: Literal["multiplicative", "concatenative"] = "multiplicative"
+    """How eq. 5 joins a frame and the memory: tanh(W1 h) * tanh(W2 m), or tanh(W1 h + W2 m)."""
+    align_size: int | None = Field(default=None, ge=1)
+    """Size of the alignment space, the rows of W_s1 and W_s2; None is half of hidden."""
+    heads: int = Field(default=1, ge=1)
+    """Attention weights a stream and hop (rows of W_s3); head i weighs the i-th part of the dimensions. Of mult's too."""
+    attend: Literal["time", "dimensions"] = "time"
+    """What attention weighs: the frames, or the dimensions of their average (sec. 3.2, the key-value variant)."""
     memory: Literal["mean", "zero"] = "mean"
     """m(0): the sum of the streams' averages over time (sec. 3.2), or zero (sec. 3.3)."""
+    gate: Literal["joint", "per_modality", "both", "none"] = "joint"
+    """What gates the contexts before they are written to memory: eq. 9, one gate for all streams, whose size grows with the
+    square of their number; eq. 11, one a stream; their product; or no gate at all, and no update gate either: the memory adds
+    up the contexts."""
+    reset: bool = False
+    """Whether the memory is gated as well where the update is proposed, as in a GRU (sec. 3.5)."""
+    layers: int = Field(default=4, ge=1)
+    """Of each of mult's transformers."""
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
-    """Of the encoders' outputs and the decoder's layer, in training."""
+    """Of the encoders' outputs and the decoder's layer, in training; of mult's and mfn's layers."""
+
+    def __post_init__(self) -> None:
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(f.default, "default", f.default)]
+        unused = [name for name in changed if name not in ("architecture", *USES[self.architecture])]
+        if unused:
+            raise ValueError(f"the architecture {self.architecture!r} does not use {', '.join(unused)}: leave the default")
+        width = self.hidden if self.architecture == "mult" else 2 * self.hidden
+        if width % self.heads:
+            raise ValueError(f"{self.heads} heads can't share {width} dimensions evenly: expected a divisor of {width}")
+        if self.heads > 1 and self.attend == "dimensions":
+            raise ValueError("attend=dimensions has one weight for each dimension already: expected heads=1")
+        if self.reset and self.gate == "none":
+            raise ValueError(
+                "without a gate there is no proposed update for reset to act on: expected another gate, or reset=false"
+            )
 
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainConfig:
     """How a model is trained, on which clips, and when training stops."""
 
-    loss: Literal["cross_entropy", "l2"] = "cross_entropy"
-    """Of classes; l2 is the paper's, over one-hot targets. Intensities always train with l2."""
+    loss: Literal["cross_entropy", "l2", "l1"] | None = None
+    """None is cross_entropy of classes and l2 of intensities. l2 of classes is the paper's, over one-hot targets; l1 is for
+    intensities alone. l1 and l2 are summed over the outputs."""
     epochs: int = Field(default=60, ge=1)
     patience: int = Field(default=12, ge=1)
     """Epochs without a better validation loss, after which training stops."""
@@ -40,6 +89,10 @@ class TrainConfig:
     """By how much the validation loss must fall to count as better."""
     batch_size: int = Field(default=32, ge=1)
     """Clips a step, over all workers together."""
+    stream_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Chance that a stream which a clip has is taken for absent in a training step; one always stays."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 trains under autocast, with weights in float32; for GPUs."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     clip_gradient: float = Field(default=1.0, gt=0)

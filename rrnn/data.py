@@ -24,6 +24,10 @@ from rrnn.model import Batch
 CLIP_COLUMNS = ("clip_id", "uri", "start", "end", "speaker", "emotion", "intensities", "fold")
 
 
+Sequences = dict[str, npt.NDArray[np.float32]]
+"""One clip's (K, F) arrays by stream; a stream that is missing or has no frame is absent."""
+
+
 @dataclass(frozen=True)
 class StoreIndex:
     """What a store holds, without its sequences."""
@@ -171,8 +175,8 @@ class ClipSet:
         return sha.hexdigest()[:16]
 
 
-def collate(sequences: Sequence[dict[str, npt.NDArray[np.float32]]], columns: dict[str, int]) -> Batch:
-    """A padded batch of clips, each a dict of (K, F) arrays by stream; a stream that is missing or empty is absent."""
+def collate(sequences: Sequence[Sequences], columns: dict[str, int]) -> Batch:
+    """A padded batch of clips."""
     values, lengths = {}, {}
     for s, width in columns.items():
         arrays = [sequence.get(s) for sequence in sequences]

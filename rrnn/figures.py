@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 
-from rrnn.results import MODALITY_ORDER, Array, ClipAttention, Measure, StreamAttention
+from rrnn.results import MODALITY_ORDER, Array, ClipAttention, Curve, Measure, StreamAttention
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -231,6 +231,38 @@ def draw_comparison(
     axes.tick_params(axis="y", labelcolor=theme.ink)
     axes.grid(axis="x")
     axes.set_xlabel(measure.axis)
+    return figure
+
+
+def draw_ablation(curves: Mapping[str, Sequence[Curve]], measure: Measure, theme: Theme) -> Figure:
+    """A panel a modality: the score as noise on it grows, a line a run, and at the right the score without the modality."""
+    figure = Figure(figsize=(2.9 * len(curves), 2.4))
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.08)
+    styles = ("-", DASHED, (0, (6, 2)), (0, (1, 1.5)))
+    lines: dict[str, Line2D] = {}
+    for axes, (modality, runs) in zip(
+        figure.subplots(1, len(curves), sharey=True, squeeze=False).flat, curves.items(), strict=True
+    ):
+        # Levels stand at even distances: they grow by factors, and 0 is among them
+        places = np.arange(max(len(c.levels) for c in runs))
+        absent = len(places) - 0.25
+        for i, curve in enumerate(runs):
+            look: dict[str, Any] = {
+                "color": theme.series[i % len(theme.series)],
+                "linestyle": styles[i // len(theme.series) % len(styles)],
+            }
+            place = places[: len(curve.levels)]
+            (line,) = axes.plot(place, measure.scale * curve.values, linewidth=1.8, marker="o", markersize=3.5, **look)
+            lines.setdefault(plain(curve.label, 34), line)
+            axes.plot([absent], [measure.scale * curve.absent], "D", markersize=5, color=look["color"])
+        longest = max(runs, key=lambda c: len(c.levels)).levels
+        axes.set_xticks([*places, absent], [*(f"{x:g}" for x in longest), "absent"])
+        axes.axvline(absent - 0.4, color=theme.hairline, linewidth=0.8)
+        axes.grid(axis="y")
+        axes.set_title(f"noise on {modality}, standard deviations", color=theme.modality(modality))
+    figure.axes[0].set_ylabel(measure.axis)
+    if len(lines) > 1:
+        figure.legend(lines.values(), lines.keys(), loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3)
     return figure
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -115,12 +115,14 @@ def naive_classification(train_target: npt.NDArray[np.integer[Any]], n_classes: 
     return np.bincount(train_target, minlength=n_classes) / len(train_target)
 
 
-def naive_regression(train_target: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """What a constant predictor answers to every clip: the mean (C,) of the TRAINING targets (n, C)."""
+def naive_regression(train_target: npt.NDArray[np.floating[Any]], best: Literal["mean", "median"]) -> npt.NDArray[np.float64]:
+    """What a constant predictor answers to every clip, from the TRAINING targets (n, C): (C,), their mean, which is best by
+    squared error, or their median, which is best by absolute error."""
     if train_target.ndim != 2 or not train_target.size:
         raise ValueError(f"expected training targets (n, C) with n > 0, found {train_target.shape}")
-    mean: npt.NDArray[np.float64] = train_target.mean(axis=0, dtype=np.float64)
-    return mean
+    values = train_target.astype(np.float64)
+    constant: npt.NDArray[np.float64] = values.mean(axis=0) if best == "mean" else np.median(values, axis=0)
+    return constant
 
 
 def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], groups: Sequence[str]) -> tuple[float, float]:

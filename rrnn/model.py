@@ -1,8 +1,8 @@
 """The recursive recurrent neural network (RRNN) of Beard et al., "Multi-modal Sequence Fusion via Recursive Attention for
-Emotion Recognition", CoNLL 2018, in the paper's order.
+Emotion Recognition", CoNLL 2018, in the paper's order and with each choice that it leaves open; then the paper's baselines.
 
-Axes, as suffixes of names: B clips, K frames of a stream, F its columns, D = 2 * hidden, A alignment space, S streams,
-C classes (or intensities). The paper's indices: s a stream, tau a hop.
+Axes, as suffixes of names: B clips, K frames of a stream, F its columns, D what is attended to (2 * hidden), A alignment
+space, N heads, S streams, C classes (or intensities). The paper's indices: s a stream, tau a hop.
 
 Streams are keys of a dict, any number of them, each with its own length and rate. A stream that a clip does not have has
 length 0 there: its average, its context and its part of every gate's input are exactly zero, so that the clip's output is
@@ -11,7 +11,8 @@ the one of a batch in which the stream never was. Nothing a clip's output depend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -19,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rrnn.config import ModelConfig
-
-MASKED = -1e30  # a score that no softmax gives weight, and no subtraction turns into NaN
+from rrnn.frames import MASKED, Frames, join_rows
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,29 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Hop:
+    """What one hop saw, to be looked at: no gradient flows through it. Rows of a stream that a clip does not have are 0.
+
+    attention[s]: (B, N, K_s), each head's weights over the frames, of sum 1. gates[s]: (B,), mean openness of what gates the
+    stream's context, 1 where nothing does. update: (B,), mean of the update gate (eq. 10), 1 without gating. reset: (B,),
+    mean of the reset gate, 1 where there is none. dimensions[s]: (B, D), of sum 1, where dimensions are attended to. Of early
+    fusion, gates are the one block's and its dimensions are those of "fused".
+    """
+
+    attention: dict[str, Tensor]
+    gates: dict[str, Tensor]
+    update: Tensor
+    reset: Tensor
+    dimensions: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Output:
-    """prediction: (B, C), logits of classes or intensities. attention[tau][s]: (B, K_s), each row sums to 1, or to 0 where
-    the clip does not have the stream. gates[tau][s]: (B,), mean of the joint gate (eq. 9) over the stream's part. Both are
-    empty unless asked for."""
+    """prediction: (B, C), logits of classes or intensities. hops: one Hop after the other, empty unless asked for, and for an
+    architecture that has none."""
 
     prediction: Tensor
-    attention: list[dict[str, Tensor]] = field(default_factory=list)
-    gates: list[dict[str, Tensor]] = field(default_factory=list)
+    hops: Sequence[Hop] = field(default=())
 
 
 class Standardise(nn.Module):
@@ -61,76 +76,97 @@ class Standardise(nn.Module):
         return torch.nan_to_num((x_BKF - self.mean) / self.std, nan=0.0)
 
 
+class Model(nn.Module, ABC):
+    """Any architecture. columns: number of columns of each stream, by its name; outputs: number of classes or intensities."""
+
+    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+        super().__init__()
+        self.config = config
+        self.streams = tuple(sorted(columns))
+        self.outputs = outputs
+        self.standardise = nn.ModuleDict({s: Standardise(columns[s]) for s in self.streams})
+
+    @abstractmethod
+    def forward(self, batch: Batch, explain: bool = False) -> Output:
+        """explain: also say what each hop saw."""
+
+
 class Encoder(nn.Module):
     """Bidirectional LSTM (eqs. 1-3), exact for padded sequences without packing them: the backward direction is a forward
     LSTM over each sequence reversed within its own length, reversed back."""
 
     def __init__(self, columns: int, hidden: int) -> None:
         super().__init__()
-        self.forward_lstm = nn.LSTM(columns, hidden, batch_first=True)
-        self.backward_lstm = nn.LSTM(columns, hidden, batch_first=True)
+        self.forward_lstm = nn.LSTM(columns, hidden)
+        self.backward_lstm = nn.LSTM(columns, hidden)
 
     def forward(self, x_BKF: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, K, F), (B,) -> (B, K, D). Rows past a length hold no meaning."""
         clips, frames, _ = x_BKF.shape
-        k_K = torch.arange(frames, device=x_BKF.device)
+        b_B1, k_K = torch.arange(clips, device=x_BKF.device)[:, None], torch.arange(frames, device=x_BKF.device)
         reversed_BK = torch.where(k_K < lengths_B[:, None], lengths_B[:, None] - 1 - k_K, k_K)
-        # Whole rows of the flattened batch: on the CPU, several times faster to differentiate than gathering elements.
-        rows = (reversed_BK + frames * torch.arange(clips, device=x_BKF.device)[:, None]).flatten()
-
-        def reverse(y_BKX: Tensor) -> Tensor:
-            return y_BKX.flatten(0, 1).index_select(0, rows).view_as(y_BKX)
-
-        forward_BKH, _ = self.forward_lstm(x_BKF)
-        backward_BKH, _ = self.backward_lstm(reverse(x_BKF))
-        return torch.cat([forward_BKH, reverse(backward_BKH)], dim=-1)
+        # LSTMs want time first, all else clips first. Whole rows of the flattened tensors change places, once on each way.
+        orders = (k_K.expand_as(reversed_BK), reversed_BK)
+        time_first = [(b_B1 * frames + order_BK).mT.flatten() for order_BK in orders]
+        clips_first = [(b_B1 + order_BK * clips).flatten() for order_BK in orders]
+        x_RF = x_BKF.flatten(0, 1)
+        encoded = [
+            lstm(x_RF.index_select(0, rows).view(frames, clips, -1))[0].flatten(0, 1)
+            for lstm, rows in zip((self.forward_lstm, self.backward_lstm), time_first, strict=True)
+        ]
+        return join_rows(encoded, clips_first, time_first).view(clips, frames, -1)
 
 
 class Attention(nn.Module):
-    """Globally contextualised attention of one stream over its frames, for all hops (eqs. 5-8).
+    """Globally contextualised attention of one stream, for all hops (eqs. 5-8)."""
 
-    tanh(W_s1 H) does not depend on the memory: all hops' projections are one product, before the first hop.
-    """
-
-    def __init__(self, dim: int, align: int, hops: int, tied: bool) -> None:
+    def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
-        n = 1 if tied else hops
-        self.w1 = nn.Linear(dim, n * align, bias=False)  # W_s1 of every hop
-        self.w2 = nn.ModuleList(nn.Linear(dim, align, bias=False) for _ in range(n))  # W_s2
-        self.w3 = nn.ParameterList(nn.Parameter(torch.empty(align).uniform_(-(align**-0.5), align**-0.5)) for _ in range(n))
+        self.multiplicative, self.over_time = config.align == "multiplicative", config.attend == "time"
+        self.size = config.align_size or (config.hidden + 1) // 2
+        n = 1 if config.tied else config.hops
+        rows = config.heads if self.over_time else dim
+        self.w1 = nn.Linear(dim, n * self.size, bias=False)  # W_s1 of every hop
+        self.w2 = nn.ModuleList(nn.Linear(dim, self.size, bias=False) for _ in range(n))  # W_s2
+        self.w3 = nn.ParameterList(nn.Parameter(torch.empty(rows, self.size)) for _ in range(n))  # w_s3, or W_s3
+        for w3 in self.w3:
+            nn.init.uniform_(w3, -(self.size**-0.5), self.size**-0.5)
 
-    def keys(self, h_BKD: Tensor) -> list[Tensor]:
-        """tanh(W_s1 H), (B, K, A), one for each hop with weights of its own."""
-        return list(torch.tanh(self.w1(h_BKD)).chunk(len(self.w2), dim=-1))
+    def frames(self, h_BKD: Tensor, lengths_B: Tensor) -> Frames:
+        return Frames(h_BKD, lengths_B, self.w1.weight, product=self.multiplicative and self.over_time)
 
-    def forward(self, hop: int, keys: list[Tensor], h_BKD: Tensor, mask_BK: Tensor, m_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (B, D) and attention weights (B, K) of one hop, given the memory."""
+    def forward(self, hop: int, frames: Frames, m_BD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of one hop, given the memory: context (B, D), attention weights (B, N, K), and weights of the dimensions (B, D) if
+        it is these that are attended to."""
         i = hop % len(self.w2)
-        # eqs. 5 and 6: w_s3 (keys * query) over the alignment space, without holding the product
-        query_BA = torch.tanh(self.w2[i](m_BD)) * self.w3[i]
-        scores_BK = torch.bmm(keys[i], query_BA[..., None])[..., 0]
-        # eq. 7, over the real frames
-        alpha_BK = torch.softmax(scores_BK.masked_fill(~mask_BK, MASKED), dim=-1) * mask_BK
-        return torch.bmm(alpha_BK[:, None], h_BKD)[:, 0], alpha_BK  # eq. 8
+        first, w3_NA = i * self.size, self.w3[i]
+        query_BA = self.w2[i](m_BD)
+        if self.multiplicative and self.over_time:
+            # eqs. 5 and 6: w_s3 (keys * query), without holding the product
+            contexts_BND, alpha_BNK = frames.attend(torch.tanh(query_BA)[:, None] * w3_NA, first)
+            return _own_parts(contexts_BND), alpha_BNK, None
+        keys_BKA = frames.keys_BKA[..., first : first + self.size]
+        if self.multiplicative:  # eq. 5
+            r_BKA = torch.tanh(keys_BKA) * torch.tanh(query_BA)[:, None]
+        else:
+            r_BKA = torch.tanh(keys_BKA + query_BA[:, None])
+        if self.over_time:
+            contexts_BND, alpha_BNK = frames.weigh((r_BKA @ w3_NA.mT).mT)
+            return _own_parts(contexts_BND), alpha_BNK, None
+        # The network transposed: a score for each dimension, from R averaged over the frames, since their number varies.
+        # Equal weights leave the stream's average as it is.
+        scores_BD = torch.bmm(frames.share_BK[:, None], r_BKA)[:, 0] @ w3_NA.mT
+        weights_BD = torch.softmax(scores_BD, dim=-1)
+        return weights_BD.shape[-1] * weights_BD * frames.average(), frames.share_BK[:, None], weights_BD
 
 
-class JointGate(nn.Module):
-    """Gated update of the shared memory (eqs. 9, 10, 12, 13), with one gate for the concatenated contexts w."""
-
-    def __init__(self, dim: int, streams: int) -> None:
-        super().__init__()
-        wide = streams * dim
-        self.gate_w = _Affine(dim, wide, wide)  # W_wm, W_ww, b_w
-        self.gate_c = _Affine(dim, wide, dim)  # W_cm, W_cw, b_c
-        self.update = _Affine(dim, wide, dim)  # W_um, W_uw, b_u
-
-    def forward(self, m_BD: Tensor, w_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """The next memory (B, D), and the gate g_w as (B, S, D)."""
-        w = w_BSD.flatten(1)
-        g_w = torch.sigmoid(self.gate_w(m_BD, w))  # eq. 9
-        g_c = torch.sigmoid(self.gate_c(m_BD, w))  # eq. 10
-        u_BD = torch.tanh(self.update(m_BD, g_w * w))  # eq. 12
-        return (1 - g_c) * m_BD + g_c * u_BD, g_w.view_as(w_BSD)  # eq. 13
+def _own_parts(contexts_BND: Tensor) -> Tensor:
+    """(B, N, D) -> (B, D): of each head's context the head's own part of the dimensions, side by side."""
+    clips, heads, dim = contexts_BND.shape
+    if heads == 1:
+        return contexts_BND[:, 0]
+    parts = contexts_BND.view(clips, heads, heads, dim // heads)
+    return parts.diagonal(dim1=1, dim2=2).mT.reshape(clips, dim)
 
 
 class _Affine(nn.Module):
@@ -146,46 +182,184 @@ class _Affine(nn.Module):
         return out
 
 
-class RRNN(nn.Module):
-    """columns: number of columns of each stream, by its name; outputs: number of classes or intensities."""
+class MemoryUpdate(nn.Module):
+    """The shared memory's update from the streams' contexts w (eqs. 9-13)."""
 
-    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+    def __init__(self, dim: int, streams: Sequence[str], config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
-        self.streams = tuple(sorted(columns))
-        dim = 2 * config.hidden
-        self.standardise = nn.ModuleDict({s: Standardise(columns[s]) for s in self.streams})
-        self.encoders = nn.ModuleDict({s: Encoder(columns[s], config.hidden) for s in self.streams})
-        self.attention = nn.ModuleDict({s: Attention(dim, config.hidden, config.hops, config.tied) for s in self.streams})
-        self.gate = JointGate(dim, len(self.streams))
+        wide = len(streams) * dim
+        self.gate, self.reset = config.gate, config.reset
+        if self.gate in ("joint", "both"):
+            self.gate_w = _Affine(dim, wide, wide)  # W_wm, W_ww, b_w
+        if self.gate in ("per_modality", "both"):
+            self.gate_s = nn.ModuleDict({s: _Affine(dim, dim, dim) for s in streams})  # W_sm, W_ss, b_s
+        if self.gate != "none":
+            self.gate_c = _Affine(dim, wide, dim)  # W_cm, W_cw, b_c
+            self.update = _Affine(dim, wide, dim)  # W_um, W_uw, b_u
+        if self.reset:
+            self.gate_r = _Affine(dim, wide, dim)
+
+    def forward(self, m_BD: Tensor, w_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The next memory (B, D); and how open what gates the contexts (B, S, D), the memory's update (B, D) and its reset
+        (B, D) were."""
+        g_BSD, g_r = torch.ones_like(w_BSD), torch.ones_like(m_BD)
+        if self.gate == "none":  # GCA without gating: the memory adds up the contexts
+            return m_BD + w_BSD.sum(1), g_BSD, g_r, g_r
+        w = w_BSD.flatten(1)
+        if self.gate in ("joint", "both"):
+            g_BSD = torch.sigmoid(self.gate_w(m_BD, w)).view_as(w_BSD)  # eq. 9
+        if self.gate in ("per_modality", "both"):
+            of_s = [gate(m_BD, w_BSD[:, i]) for i, gate in enumerate(self.gate_s.values())]
+            g_BSD = g_BSD * torch.sigmoid(torch.stack(of_s, dim=1))  # eq. 11
+        if self.reset:
+            g_r = torch.sigmoid(self.gate_r(m_BD, w))  # sec. 3.5
+        g_c = torch.sigmoid(self.gate_c(m_BD, w))  # eq. 10
+        u_BD = torch.tanh(self.update(g_r * m_BD, (g_BSD * w_BSD).flatten(1)))  # eq. 12
+        return (1 - g_c) * m_BD + g_c * u_BD, g_BSD, g_c, g_r  # eq. 13
+
+
+class Recursion(nn.Module):
+    """The hops: attention to each stream in the light of the memory, then the memory's update."""
+
+    def __init__(self, streams: Sequence[str], dim: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, self.streams = config, tuple(streams)
+        self.attention = nn.ModuleDict({s: Attention(dim, config) for s in self.streams})
+        self.memory = MemoryUpdate(dim, self.streams, config)
         self.dropout = nn.Dropout(config.dropout)
-        self.decoder = nn.Sequential(nn.Linear(dim, config.hidden), nn.ReLU(), nn.Dropout(config.dropout))
-        self.output = nn.Linear(config.hidden, outputs)
 
-    def forward(self, batch: Batch, explain: bool = False) -> Output:
-        h, mask, keys = {}, {}, {}
-        for s in self.streams:
-            x_BKF, lengths_B = batch.values[s], batch.lengths[s]
-            k_K = torch.arange(x_BKF.shape[1], device=x_BKF.device)
-            mask[s] = k_K < lengths_B[:, None]
-            h[s] = self.encoders[s](self.standardise[s](x_BKF), lengths_B)
-            keys[s] = cast(Attention, self.attention[s]).keys(h[s])
-
+    def forward(self, h: Mapping[str, Tensor], lengths: Mapping[str, Tensor], explain: bool) -> tuple[Tensor, list[Hop]]:
+        """The last memory (B, D), and what each hop saw, if asked."""
+        attention = {s: cast(Attention, self.attention[s]) for s in self.streams}
+        frames = {s: attention[s].frames(h[s], lengths[s]) for s in self.streams}
         # Dropout of the encoders' outputs, one mask a clip for all frames and hops (Gal and Ghahramani 2016), put where it
-        # costs D numbers and not K * D: on what is averaged, which is the same.
+        # costs D numbers and not K * D: on their averages. The alignment sees them whole.
         keep_BSD = self.dropout(torch.stack([h[s].new_ones(h[s].shape[0], h[s].shape[2]) for s in self.streams], dim=1))
         m_BD = torch.zeros_like(keep_BSD[:, 0])
         if self.config.memory == "mean":  # m(0): the averages over the real frames, summed over the streams
-            shares = {s: mask[s].to(h[s].dtype) / batch.lengths[s].clamp(min=1)[:, None] for s in self.streams}
-            means_BSD = torch.stack([torch.bmm(shares[s][:, None], h[s])[:, 0] for s in self.streams], dim=1)
-            m_BD = (means_BSD * keep_BSD).sum(1)
-
-        attention: list[dict[str, Tensor]] = []
-        gates: list[dict[str, Tensor]] = []
-        for hop in range(self.config.hops):
-            contexts, weights = zip(*(self.attention[s](hop, keys[s], h[s], mask[s], m_BD) for s in self.streams), strict=True)
-            m_BD, g_BSD = self.gate(m_BD, torch.stack(contexts, dim=1) * keep_BSD)
+            m_BD = (torch.stack([frames[s].average() for s in self.streams], dim=1) * keep_BSD).sum(1)
+        hops = []
+        for tau in range(self.config.hops):
+            seen = {s: attention[s](tau, frames[s], m_BD) for s in self.streams}
+            w_BSD = torch.stack([context_BD for context_BD, _, _ in seen.values()], dim=1) * keep_BSD
+            m_BD, g_BSD, update_BD, reset_BD = self.memory(m_BD, w_BSD)
             if explain:
-                attention.append(dict(zip(self.streams, weights, strict=True)))
-                gates.append(dict(zip(self.streams, g_BSD.mean(-1).unbind(1), strict=True)))
-        return Output(self.output(self.decoder(m_BD)), attention, gates)  # sec. 3.4
+                here = {s: (lengths[s] > 0).to(m_BD.dtype) for s in self.streams}
+                hops.append(
+                    Hop(
+                        attention={s: alpha.detach() for s, (_, alpha, _) in seen.items()},
+                        gates={s: g_BSD[:, i].detach().mean(-1) * here[s] for i, s in enumerate(self.streams)},
+                        update=update_BD.detach().mean(-1),
+                        reset=reset_BD.detach().mean(-1),
+                        dimensions={s: d.detach() * here[s][:, None] for s, (_, _, d) in seen.items() if d is not None},
+                    )
+                )
+        return m_BD, hops
+
+
+class Decoder(nn.Module):
+    """A fully connected layer, then the outputs (secs. 3.4 and 4)."""
+
+    def __init__(self, dim: int, config: ModelConfig, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, config.hidden), nn.ReLU(), nn.Dropout(config.dropout))
+        self.output = nn.Linear(config.hidden, outputs)
+
+    def forward(self, m_BD: Tensor) -> Tensor:
+        out: Tensor = self.output(self.layers(m_BD))
+        return out
+
+
+class _Encoded(Model):
+    """What the paper's architectures share: an encoder a stream."""
+
+    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+        super().__init__(config, columns, outputs)
+        self.dim = 2 * config.hidden
+        self.encoders = nn.ModuleDict({s: Encoder(columns[s], config.hidden) for s in self.streams})
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        return {s: self.encoders[s](self.standardise[s](batch.values[s]), batch.lengths[s]) for s in self.streams}
+
+
+class RRNN(_Encoded):
+    """The paper's model (sec. 3)."""
+
+    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+        super().__init__(config, columns, outputs)
+        self.recursion = Recursion(self.streams, self.dim, config)
+        self.decoder = Decoder(self.dim, config, outputs)
+
+    def forward(self, batch: Batch, explain: bool = False) -> Output:
+        m_BD, hops = self.recursion(self.encode(batch), batch.lengths, explain)
+        return Output(self.decoder(m_BD), hops)
+
+
+class EarlyFusion(_Encoded):
+    """Early fusion (sec. 4): each clip's encoder outputs are resampled to its fastest stream, by repetition, and concatenated;
+    the parallel blocks become one, of S * D dimensions."""
+
+    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+        super().__init__(config, columns, outputs)
+        self.recursion = Recursion(("fused",), len(self.streams) * self.dim, config)
+        self.decoder = Decoder(len(self.streams) * self.dim, config, outputs)
+
+    def forward(self, batch: Batch, explain: bool = False) -> Output:
+        h, lengths = self.encode(batch), batch.lengths
+        longest_B = torch.stack([lengths[s] for s in self.streams]).amax(0)
+        j_K = torch.arange(max(h[s].shape[1] for s in self.streams), device=longest_B.device)
+        nearest, fused = {}, []
+        for s in self.streams:  # the frame of s that is nearest to the middle of frame j of the fastest: floor((j + 1/2) n / K)
+            n_B1 = lengths[s][:, None]
+            nearest[s] = ((2 * j_K + 1) * n_B1 // (2 * longest_B.clamp(min=1))[:, None]).minimum(n_B1 - 1).clamp(min=0)
+            rows = nearest[s] + h[s].shape[1] * torch.arange(longest_B.shape[0], device=longest_B.device)[:, None]
+            here = (n_B1 > 0).to(h[s].dtype)
+            fused.append(h[s].flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1) * here[..., None])
+        m, hops = self.recursion({"fused": torch.cat(fused, -1)}, {"fused": longest_B}, explain)
+        return Output(self.decoder(m), [self._per_stream(hop, nearest, batch) for hop in hops])
+
+    def _per_stream(self, hop: Hop, nearest: Mapping[str, Tensor], batch: Batch) -> Hop:
+        """The one block's weights added up on the frames that stood in for each of its own."""
+        attention, gates, alpha_BNK = {}, {}, hop.attention["fused"]
+        for s in self.streams:
+            frames_BNK = nearest[s][:, None].expand_as(alpha_BNK)
+            zeros = alpha_BNK.new_zeros(*alpha_BNK.shape[:2], batch.values[s].shape[1])
+            here = (batch.lengths[s] > 0).to(alpha_BNK.dtype)
+            attention[s] = zeros.scatter_add(-1, frames_BNK, alpha_BNK) * here[:, None, None]
+            gates[s] = hop.gates["fused"] * here
+        return Hop(attention, gates, hop.update, hop.reset, hop.dimensions)
+
+
+class LateFusion(_Encoded):
+    """Late fusion (sec. 4): each stream's last encoder outputs, a decoder each, and a weighted mean of their predictions, over
+    the streams that a clip has. With one stream it is the unimodal LSTM of tables 1-3."""
+
+    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+        super().__init__(config, columns, outputs)
+        self.decoders = nn.ModuleDict({s: Decoder(self.dim, config, outputs) for s in self.streams})
+        self.dropout = nn.Dropout(config.dropout)
+        self.weights = nn.Parameter(torch.zeros(len(self.streams)))  # their softmax weighs the streams
+
+    def forward(self, batch: Batch, explain: bool = False) -> Output:
+        predictions, here = [], torch.stack([batch.lengths[s] > 0 for s in self.streams], dim=1)
+        for s, h_BKD in self.encode(batch).items():
+            forward_BKH, backward_BKH = h_BKD.chunk(2, dim=-1)
+            last = (batch.lengths[s] - 1).clamp(min=0)
+            final_BD = torch.cat(
+                [forward_BKH[torch.arange(last.shape[0], device=last.device), last], backward_BKH[:, 0]], dim=-1
+            )
+            predictions.append(self.decoders[s](self.dropout(final_BD)))
+        weights_BS = torch.softmax(self.weights.expand_as(here).masked_fill(~here, MASKED), dim=-1) * here
+        return Output((weights_BS[..., None] * torch.stack(predictions, dim=1)).sum(1))
+
+
+class Naive(Model):
+    """The paper's naive baseline (sec. 4): one parameter an output, and no look at the clip."""
+
+    def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
+        super().__init__(config, columns, outputs)
+        self.constant = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, batch: Batch, explain: bool = False) -> Output:
+        clips = next(iter(batch.lengths.values())).shape[0]
+        return Output(self.constant.expand(clips, -1))

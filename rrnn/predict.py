@@ -9,14 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rrnn.data import Times, collate, evaluation_batches
-from rrnn.model import RRNN
+from rrnn.data import Sequences, Times, collate, evaluation_batches
+from rrnn.model import Model
 from rrnn.run import ModelCard
 
 BATCH = 16
-
-Sequences = dict[str, npt.NDArray[np.float32]]
-"""One clip's (K, F) arrays by stream; a stream that is missing or has no frame is absent."""
 
 
 def apply_link(link: str, outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -38,7 +35,7 @@ def apply_link(link: str, outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
     raise ValueError(f"unknown link {link!r}: expected softmax, clip or identity")
 
 
-def predict(model: RRNN, card: ModelCard, clips: Sequence[Sequences]) -> npt.NDArray[np.float64]:
+def predict(model: Model, card: ModelCard, clips: Sequence[Sequences]) -> npt.NDArray[np.float64]:
     """Values (n, C) of clips, in order; clips of similar length are computed side by side. Each has at least one stream."""
     outputs = np.zeros((len(clips), len(card.classes)))
     cost = np.array([sum(len(x) for x in clip.values()) for clip in clips], np.int64)
@@ -48,15 +45,16 @@ def predict(model: RRNN, card: ModelCard, clips: Sequence[Sequences]) -> npt.NDA
     return apply_link(card.link, outputs)
 
 
-def explain(model: RRNN, card: ModelCard, clip: Sequences, times: dict[str, Times]) -> list[dict[str, Any]]:
+def explain(model: Model, card: ModelCard, clip: Sequences, times: dict[str, Times]) -> list[dict[str, Any]]:
     """What the model attended to in one clip: a row for each stream that the clip has and each hop, with times (seconds),
-    weights (sum 1), tokens, the gate's mean openness for the stream, and the clip's prediction and values."""
+    weights (sum 1, mean of the heads), tokens, the gate's mean openness for the stream, and the clip's prediction and values.
+    No row for an architecture that has no hops."""
     model.eval()
     with torch.inference_mode():
         out = model(collate([clip], card.columns), explain=True)
     values = apply_link(card.link, out.prediction.double().numpy())[0]
     rows = []
-    for hop, (attention, gates) in enumerate(zip(out.attention, out.gates, strict=True), 1):
+    for number, hop in enumerate(out.hops, 1):
         for s in model.streams:
             if s in clip and len(clip[s]):
                 rows.append(
@@ -64,11 +62,11 @@ def explain(model: RRNN, card: ModelCard, clip: Sequences, times: dict[str, Time
                         "prediction": card.classes[int(values.argmax())],
                         "stream": s,
                         "modality": card.streams[s]["modality"],
-                        "hop": hop,
+                        "hop": number,
                         "times": times[s].seconds,
-                        "weights": attention[s][0, : len(clip[s])].tolist(),
+                        "weights": hop.attention[s][0].mean(0)[: len(clip[s])].tolist(),
                         "tokens": times[s].tokens,
-                        "gate": float(gates[s][0]),
+                        "gate": float(hop.gates[s][0]),
                         "probabilities": values.tolist(),
                     }
                 )

@@ -29,7 +29,18 @@ from PIL import Image
 
 from rrnn import figures, metrics
 from rrnn.figures import Pixels, SpeakerScore, Theme
-from rrnn.results import EXACT, REGRESSION, ClipAttention, Run, Score, in_modality_order, read_examples, read_run, tell_apart
+from rrnn.results import (
+    EXACT,
+    REGRESSION,
+    ClipAttention,
+    Run,
+    Score,
+    ablation_curves,
+    in_modality_order,
+    read_examples,
+    read_run,
+    tell_apart,
+)
 from rrnn.splits import SIDES
 
 Thumbnails = Callable[[dict[str, Any], Sequence[float]], "list[Pixels | None]"]
@@ -214,6 +225,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, *, thumbnails: Thu
         "notes": notes_on(read),
         "headline": output.table(_headline(read)),
         "comparison": _comparison(read, output) if len(read) > 1 else None,
+        "ablation": _ablation(read, output),
         "unusable": _unusable(read, output),
         "settings": [output.table(t) for t in _settings(read)],
         "EXACT": EXACT,
@@ -338,6 +350,39 @@ def _comparison(runs: Sequence[Run], output: Output) -> Picture:
         "comparison",
         f"{measure.name} of each run with 95 % intervals, beside the naive baseline",
         partial(figures.draw_comparison, [run.label for run in runs], scores, naive, measure),
+    )
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Scores with noise and without a modality, of the runs that were tested so."""
+
+    picture: Picture
+    table: Table
+    without: list[str]
+
+
+def _ablation(runs: Sequence[Run], output: Output) -> Ablation | None:
+    tested = [r for r in runs if r.ablation]
+    if not tested:
+        return None
+    measure = runs[0].measures[0]
+    curves = ablation_curves(tested, measure.key)
+    levels = sorted({float(x) for of in curves.values() for c in of for x in c.levels})
+    rows: list[list[Cell]] = []
+    for modality, of in curves.items():
+        for c in of:
+            at = dict(zip(c.levels.tolist(), c.values.tolist(), strict=True))
+            rows.append([modality, c.label, *(at.get(x) for x in levels), c.absent])
+    kinds = {**{f"{x:g}": measure.kind for x in levels}, "absent": measure.kind}
+    return Ablation(
+        output.picture(
+            "ablation",
+            f"{measure.name} with noise on each modality and without it",
+            partial(figures.draw_ablation, curves, measure),
+        ),
+        output.table(Table("ablation", "", {"Noise on": "text", "Run": "text", **kinds}, rows)),
+        [r.label for r in runs if not r.ablation],
     )
 
 

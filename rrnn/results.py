@@ -80,7 +80,8 @@ RESAMPLED_SPEAKERS, RESAMPLED_CLIPS, EXACT = "resampled speakers", "resampled cl
 
 @dataclass(frozen=True)
 class Run:
-    """One RUN folder. clips: the rows of predictions.parquet whose split is "test"; the last three: its Parquet files' rows.
+    """One RUN folder. clips: the rows of predictions.parquet whose split is "test"; the last four: its Parquet files' rows, and
+    none of ablation.parquet, which jobs.ablate makes, where there is no such file.
 
     slug is unique among the runs of one report and safe in file names; label is for people.
     """
@@ -95,6 +96,7 @@ class Run:
     streams: list[dict[str, Any]]
     unusable: list[dict[str, Any]]
     examples: list[dict[str, Any]]
+    ablation: list[dict[str, Any]]
 
     @property
     def regression(self) -> bool:
@@ -181,14 +183,16 @@ KEYS = {
 def read_run(url: str | Path) -> Run:
     """Read a finished run from a path or fsspec URL. Raises ValueError that names the folder and what is missing or wrong."""
     folder = RunFolder(str(url))
-    summary, config, epochs, predictions, *tables = (_read(folder, name) for name in FILES)
+    summary, config, epochs, predictions, streams, unusable, examples = (_read(folder, name) for name in FILES)
     for (name, keys), content in zip(KEYS.items(), (config, summary), strict=True):
         if missing := [k for k in keys.split() if k not in content]:
             raise ValueError(f"run {folder.url}: {name}: {', '.join(missing)} is missing")
     name = folder.path.rsplit("/", 1)[-1]
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
     test = [row for row in predictions if row["split"] == "test"]
-    return Run(str(config.get("experiment") or name), slug, folder.url, config, summary, epochs, test, *tables)
+    ablation = _read(folder, "ablation.parquet") if folder.exists("ablation.parquet") else []
+    label = str(config.get("experiment") or name)
+    return Run(label, slug, folder.url, config, summary, epochs, test, streams, unusable, examples, ablation)
 
 
 def _read(folder: RunFolder, name: str) -> Any:
@@ -213,6 +217,33 @@ def tell_apart(runs: Sequence[Run]) -> list[Run]:
         )
         for i, r in enumerate(runs, 1)
     ]
+
+
+# --- noise, and missing modalities ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's score as noise on one modality grows. levels, values: (L,), values being means over the draws of the noise.
+    absent: the score without the modality."""
+
+    label: str
+    levels: Array
+    values: Array
+    absent: float
+
+
+def ablation_curves(runs: Sequence[Run], key: str) -> dict[str, list[Curve]]:
+    """By modality, a curve of each run that has one."""
+    curves: dict[str, list[Curve]] = {}
+    for run in runs:
+        for modality in in_modality_order(r["modality"] for r in run.ablation):
+            rows = [r for r in run.ablation if r["modality"] == modality]
+            levels = sorted({r["level"] for r in rows if r["kind"] == "noise"})
+            values = [np.mean([r[key] for r in rows if r["kind"] == "noise" and r["level"] == x]) for x in levels]
+            absent = next(float(r[key]) for r in rows if r["kind"] == "absent")
+            curves.setdefault(modality, []).append(Curve(run.label, np.array(levels), np.array(values), absent))
+    return {m: curves[m] for m in in_modality_order(curves)}
 
 
 # --- attention over time ---------------------------------------------------------------------------------------------

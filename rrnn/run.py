@@ -29,10 +29,11 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
+from rrnn.architectures import build_model
 from rrnn.config import ModelConfig, config_from_dict
-from rrnn.model import RRNN
+from rrnn.model import Model
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
 
 
 @cache
@@ -102,8 +103,8 @@ class ModelCard:
     def columns(self) -> dict[str, int]:
         return {name: len(about["columns"]) for name, about in self.streams.items()}
 
-    def build(self) -> RRNN:
-        return RRNN(self.model, self.columns, len(self.classes))
+    def build(self) -> Model:
+        return build_model(self.model, self.columns, len(self.classes))
 
 
 def save_model(run: RunFolder, card: ModelCard, weights: dict[str, Tensor]) -> str:
@@ -115,7 +116,7 @@ def save_model(run: RunFolder, card: ModelCard, weights: dict[str, Tensor]) -> s
     return hashlib.sha256(tensors + about).hexdigest()[:16]
 
 
-def load_model(url: str) -> tuple[RRNN, ModelCard, str]:
+def load_model(url: str) -> tuple[Model, ModelCard, str]:
     """A run's model in evaluation mode, its card and its id. Raises FileNotFoundError where the run has none yet."""
     run = RunFolder(url)
     if not run.exists("model/model.safetensors"):

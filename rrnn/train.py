@@ -26,56 +26,28 @@ import pyarrow as pa
 import safetensors.torch
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rrnn import metrics
 from rrnn.config import Config
 from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches, read_times
-from rrnn.model import RRNN, Batch
+from rrnn.model import Batch, Model, Naive
 from rrnn.predict import apply_link, explain
 from rrnn.run import ModelCard, RunFolder, code_version, package_versions, save_model
 from rrnn.splits import SIDES, Split, split_clips
+from rrnn.targets import IntArray, Objective, Targets, make_objective, make_targets
 
 EXAMPLES = 6
 CHECKPOINT_SECONDS = 10.0
-IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What is to be predicted. values: (n,) int64 classes, or (n, C) float32 intensities. labelled: (n,) bool."""
-
-    task: str
-    names: tuple[str, ...]
-    values: npt.NDArray[Any]
-    labelled: npt.NDArray[np.bool_]
-
-
-def make_targets(clips: ClipSet) -> Targets:
-    """Classes where clips have an emotion, otherwise intensities. Raises ValueError where they have neither."""
-    if any(e is not None for e in clips.emotions):
-        names = tuple(sorted({e for e in clips.emotions if e is not None}))
-        number = {name: i for i, name in enumerate(names)}
-        values = np.array([-1 if e is None else number[e] for e in clips.emotions], np.int64)
-        if len(names) < 2:
-            raise ValueError(f"all clips have the emotion {names[0]!r}: expected two or more classes")
-        return Targets("classification", names, values, values >= 0)
-    if any(clips.intensities):
-        names = tuple(sorted({k for v in clips.intensities for k in v or ()}))
-        table = np.array([[(v or {}).get(k, np.nan) for k in names] for v in clips.intensities], np.float32)
-        return Targets("regression", names, table, np.asarray(~np.isnan(table).any(1)))
-    raise ValueError("no clip has a label: training needs an emotion, or intensities, in the manifest")
-
-
-def divide(clips: ClipSet, config: Config) -> tuple[Targets, Split]:
+def divide(clips: ClipSet, config: Config) -> tuple[Objective, Split]:
     """What is to be learned, from whom, and on whom it is tested. Raises ValueError where the clips don't allow it."""
-    targets = make_targets(clips)
-    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, config.train)
+    objective = make_objective(make_targets(clips), config.train.loss)
+    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & objective.targets.labelled, config.train)
     for side in SIDES:
         if not len(split.side(side)):
             raise ValueError(f"no usable, labelled clip on the {side} side ({split.how})")
-    return targets, split
+    return objective, split
 
 
 @dataclass
@@ -131,9 +103,8 @@ def train(
     would make this run again, for the record. checkpoint_seconds: how often to save and report; 0 means every epoch.
     """
     run = RunFolder(out)
-    targets, split = divide(clips, config)
-    link = "identity" if targets.task == "regression" else "clip" if config.train.loss == "l2" else "softmax"
-    card = ModelCard(config.model, targets.names, link, store.streams)
+    objective, split = divide(clips, config)
+    card = ModelCard(config.model, objective.targets.names, objective.link, store.streams)
 
     torch.manual_seed(config.train.seed)
     model = card.build().to(workers.device)
@@ -142,14 +113,16 @@ def train(
     state = State()
     if checkpoint is None:
         fit_standardisation(model, clips, split.train, workers)
+        if isinstance(model, Naive):
+            model.constant.data.copy_(torch.from_numpy(objective.constant(split.train)))
         best = _weights(model)
     else:
         state, best = _load_checkpoint(checkpoint, model, optimiser)
     if workers.rank == 0:
-        _write_config(run, config, store, clips, targets, split, model, command)
+        _write_config(run, config, store, clips, objective.targets, split, model, command)
 
     reported = time.monotonic()
-    trainer = _Trainer(config, clips, targets, split, model, optimiser, workers, card.link)
+    trainer = _Trainer(config, clips, objective, split, model, optimiser, workers)
     while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience:
         began = time.perf_counter()
         state.epoch += 1
@@ -184,7 +157,7 @@ def train(
     model.load_state_dict(best)
     outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}
     if workers.rank == 0:
-        _write_results(run, card, store, clips, targets, split, model, outputs, state)
+        _write_results(run, card, store, clips, objective, split, model, outputs, state)
 
 
 class _Trainer:
@@ -194,15 +167,13 @@ class _Trainer:
         self,
         config: Config,
         clips: ClipSet,
-        targets: Targets,
+        objective: Objective,
         split: Split,
-        model: RRNN,
+        model: Model,
         optimiser: torch.optim.Optimizer,
         workers: Workers,
-        link: str,
     ) -> None:
-        self.link = link
-        self.config, self.clips, self.targets, self.split = config.train, clips, targets, split
+        self.config, self.clips, self.objective, self.split = config.train, clips, objective, split
         self.model, self.optimiser, self.workers = model, optimiser, workers
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(model) if workers.count > 1 else model
         self.columns = {s: len(model.standardise[s].mean) for s in model.streams}  # type: ignore[arg-type]
@@ -221,7 +192,11 @@ class _Trainer:
             if not len(mine):  # a last batch of fewer clips than workers: all must take part in the step
                 mine, share = self.split.train[batch[:1]], 0.0
             inputs, target = self._batch(mine)
-            loss = share * self._loss(self.parallel(inputs).prediction, target).sum()
+            if self.config.stream_dropout:
+                inputs = Batch(inputs.values, drop_streams(inputs.lengths, self.config.stream_dropout))
+            with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                prediction = self.parallel(inputs).prediction.float()
+            loss = share * self.objective.losses(prediction, target).sum()
             self.optimiser.zero_grad(set_to_none=True)
             # the workers' gradients are averaged: this makes them the batch's mean
             torch.autograd.backward(loss * (count / len(batch)))
@@ -233,7 +208,7 @@ class _Trainer:
     def predict(self, indices: IntArray) -> npt.NDArray[np.float64]:
         """Outputs (logits or intensities) of the given clips, (n, C), the same on every worker."""
         self.model.eval()
-        outputs = torch.zeros(len(indices), len(self.targets.names), dtype=torch.float64, device=self.workers.device)
+        outputs = torch.zeros(len(indices), self.model.outputs, dtype=torch.float64, device=self.workers.device)
         with torch.inference_mode():
             for j, rows in enumerate(evaluation_batches(self.cost[indices], self.config.batch_size)):
                 if j % self.workers.count == self.workers.rank:
@@ -243,22 +218,21 @@ class _Trainer:
 
     def evaluate(self, indices: IntArray) -> dict[str, float]:
         outputs = self.predict(indices)
-        target = torch.from_numpy(self.targets.values[indices])
-        loss = float(self._loss(torch.from_numpy(outputs), target).mean())
-        return {"loss": loss, **score(self.targets, self.link, indices, outputs)}
+        values = apply_link(self.objective.link, outputs)
+        return {"loss": self.objective.mean_loss(indices, outputs), **self.objective.score(indices, values)}
 
     def _batch(self, indices: IntArray) -> tuple[Batch, Tensor]:
         batch = collate([{s: self.clips.values(s, i) for s in self.columns} for i in indices], self.columns)
-        target = torch.from_numpy(self.targets.values[indices])
+        target = torch.from_numpy(self.objective.targets.values[indices])
         return batch.to(self.workers.device), target.to(self.workers.device)
 
-    def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(n,) loss of each clip. L2 is summed over the outputs, as the paper's errors are."""
-        if self.targets.task == "regression":
-            return (prediction - target.to(prediction.dtype)).square().sum(-1)
-        if self.config.loss == "l2":
-            return (prediction - F.one_hot(target, prediction.shape[-1]).to(prediction.dtype)).square().sum(-1)
-        return F.cross_entropy(prediction, target, reduction="none")
+
+def drop_streams(lengths: dict[str, Tensor], chance: float) -> dict[str, Tensor]:
+    """Lengths (B,) by stream in which each stream that a clip has is absent with the given chance, and one at least stays."""
+    lengths_SB = torch.stack(list(lengths.values()))
+    draw_SB = torch.rand(lengths_SB.shape, device=lengths_SB.device).masked_fill(lengths_SB == 0, -1.0)
+    keep_SB = (draw_SB >= chance).scatter(0, draw_SB.argmax(0, keepdim=True), True)
+    return dict(zip(lengths, (lengths_SB * keep_SB).unbind(0), strict=True))
 
 
 def keep_freed_memory() -> None:
@@ -273,7 +247,7 @@ def keep_freed_memory() -> None:
             library.mallopt(m_top_pad, 64 << 20)
 
 
-def fit_standardisation(model: RRNN, clips: ClipSet, indices: IntArray, workers: Workers) -> None:
+def fit_standardisation(model: Model, clips: ClipSet, indices: IntArray, workers: Workers) -> None:
     """Set each stream's mean and deviation from the real, observed frames of the given clips, and of no others."""
     for s in model.streams:
         layer: Any = model.standardise[s]
@@ -292,24 +266,6 @@ def fit_standardisation(model: RRNN, clips: ClipSet, indices: IntArray, workers:
         layer.std.copy_(torch.where(constant, torch.ones_like(variance), variance.sqrt()))
 
 
-def score(targets: Targets, link: str, indices: IntArray, outputs: npt.NDArray[np.float64]) -> dict[str, float]:
-    """The figures of some clips' outputs (n, C)."""
-    truth = targets.values[indices]
-    if targets.task == "regression":
-        return metrics.regression_metrics(truth, outputs, targets.names)
-    return metrics.classification_metrics(truth, apply_link(link, outputs))
-
-
-def naive_score(targets: Targets, train: IntArray, test: IntArray) -> dict[str, float]:
-    """The figures of the best constant answer, from the training labels alone, on the test clips."""
-    truth = targets.values[test]
-    if targets.task == "regression":
-        constant = np.tile(metrics.naive_regression(targets.values[train]), (len(test), 1))
-        return metrics.regression_metrics(truth, constant, targets.names)
-    shares = metrics.naive_classification(targets.values[train], len(targets.names))
-    return metrics.classification_metrics(truth, np.tile(shares, (len(test), 1)))
-
-
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence([p & 0xFFFFFFFF for p in parts]).generate_state(1)[0])
 
@@ -319,7 +275,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _save_checkpoint(
-    folder: Path, model: RRNN, best: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: State
+    folder: Path, model: Model, best: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: State
 ) -> Path:
     folder.mkdir(parents=True)
     moments = {f"{i}.{k}": v for i, slots in optimiser.state_dict()["state"].items() for k, v in slots.items()}
@@ -330,7 +286,7 @@ def _save_checkpoint(
     return folder
 
 
-def _load_checkpoint(folder: Path, model: RRNN, optimiser: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
+def _load_checkpoint(folder: Path, model: Model, optimiser: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
     model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in safetensors.torch.load_file(folder / "optimiser.safetensors").items():
@@ -348,7 +304,7 @@ def _write_config(
     clips: ClipSet,
     targets: Targets,
     split: Split,
-    model: RRNN,
+    model: Model,
     command: str | None,
 ) -> None:
     sides = {
@@ -389,13 +345,14 @@ def _write_results(
     card: ModelCard,
     store: StoreIndex,
     clips: ClipSet,
-    targets: Targets,
+    objective: Objective,
     split: Split,
-    model: RRNN,
+    model: Model,
     outputs: dict[str, npt.NDArray[np.float64]],
     state: State,
 ) -> None:
-    model_id = save_model(run, card, _weights(model))
+    model_id, targets = save_model(run, card, _weights(model)), objective.targets
+    naive = np.tile(objective.constant(split.train), (len(split.test), 1))
     rows = [
         row
         for side in ("valid", "test")
@@ -411,9 +368,9 @@ def _write_results(
             "best_epoch": state.best_epoch,
             "epochs": state.epoch,
             "seconds": state.seconds,
-            "valid": score(targets, card.link, split.valid, outputs["valid"]),
-            "test": score(targets, card.link, split.test, outputs["test"]),
-            "naive": naive_score(targets, split.train, split.test),
+            "valid": objective.score(split.valid, apply_link(card.link, outputs["valid"])),
+            "test": objective.score(split.test, apply_link(card.link, outputs["test"])),
+            "naive": objective.score(split.test, apply_link(card.link, naive)),
         },
     )
 
@@ -458,7 +415,7 @@ def _write_outcomes(run: RunFolder, store: StoreIndex, clips: ClipSet) -> None:
 
 
 def _write_examples(
-    run: RunFolder, card: ModelCard, store: StoreIndex, clips: ClipSet, targets: Targets, split: Split, model: RRNN
+    run: RunFolder, card: ModelCard, store: StoreIndex, clips: ClipSet, targets: Targets, split: Split, model: Model
 ) -> None:
     """Attention and gates of the first test clip of each class in turn: chosen by label and name, not by success."""
     by_class: dict[Any, list[int]] = {}

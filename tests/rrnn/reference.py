@@ -1,20 +1,48 @@
-"""The paper's equations for one clip, in float64 NumPy, frame by frame: an independent transcription to compare with."""
+"""The paper's equations for one clip, in float64 NumPy, frame by frame: an independent transcription to compare with.
+
+No batches, padding or masks. A clip is a dict of (K, F) sequences; streams that it lacks are absent and add nothing. Names
+are the paper's: s a stream, k a frame, tau a hop, h encoder outputs, c a context, w all contexts, m memory, g gates, u the
+proposed update. Weights are a state_dict's, by name.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-Weights = dict[str, np.ndarray]
+from rrnn.config import ModelConfig
+
+Array = np.ndarray
+Weights = dict[str, Array]
+Clip = dict[str, Array]
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Seen:
+    """What one hop saw: by stream, (N, K) weights of the frames, a gate's mean, and (D,) weights of the dimensions; and the
+    means of the update and the reset gate."""
+
+    attention: dict[str, Array]
+    gates: dict[str, float]
+    update: float
+    reset: float
+    dimensions: dict[str, Array]
+
+
+def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def lstm(x: np.ndarray, w: Weights, prefix: str) -> np.ndarray:
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def lstm(x: Array, w: Weights, name: str) -> Array:
     """Hochreiter and Schmidhuber's cell as torch lays it out (gates i, f, g, o), over x (K, F): (K, H)."""
-    w_ih, w_hh = w[f"{prefix}.weight_ih_l0"], w[f"{prefix}.weight_hh_l0"]
-    bias = w[f"{prefix}.bias_ih_l0"] + w[f"{prefix}.bias_hh_l0"]
+    w_ih, w_hh = w[f"{name}.weight_ih_l0"], w[f"{name}.weight_hh_l0"]
+    bias = w[f"{name}.bias_ih_l0"] + w[f"{name}.bias_hh_l0"]
     h = c = np.zeros(w_hh.shape[1])
     out = []
     for frame in x:
@@ -25,40 +53,137 @@ def lstm(x: np.ndarray, w: Weights, prefix: str) -> np.ndarray:
     return np.array(out)
 
 
-def rrnn(clip: dict[str, np.ndarray], w: Weights, streams: list[str], hops: int, tied: bool, memory: str) -> np.ndarray:
-    """Outputs (C,) of one clip, a dict of (K, F) sequences; streams that it lacks are absent."""
-    hidden = w[f"encoders.{streams[0]}.forward_lstm.weight_hh_l0"].shape[1]
-    dim = 2 * hidden
-    h: dict[str, np.ndarray] = {}
+def encode(clip: Clip, w: Weights, streams: list[str]) -> dict[str, Array]:
+    """h_s (K_s, D) of the streams that the clip has."""
+    h = {}
     for s in streams:
-        if s in clip:
-            x = (clip[s] - w[f"standardise.{s}.mean"]) / w[f"standardise.{s}.std"]
-            x = np.where(np.isnan(x), 0.0, x)
+        if s in clip and len(clip[s]):
+            x = (clip[s].astype(np.float64) - w[f"standardise.{s}.mean"]) / w[f"standardise.{s}.std"]
+            x[np.isnan(x)] = 0.0  # what was not observed is taken for the mean
             forward = lstm(x, w, f"encoders.{s}.forward_lstm")  # eq. 1
             backward = lstm(x[::-1], w, f"encoders.{s}.backward_lstm")[::-1]  # eq. 2
             h[s] = np.concatenate([forward, backward], axis=1)  # eq. 3
-    m = sum((h[s].mean(0) for s in h), np.zeros(dim)) if memory == "mean" else np.zeros(dim)
-    for hop in range(hops):
-        contexts = []
+    return h
+
+
+def attend(h: Array, m: Array, w1: Array, w2: Array, w3: Array, config: ModelConfig) -> tuple[Array, Array, Array | None]:
+    """Of one stream: c_s (D,), weights of the frames (N, K), and weights of the dimensions (D,) if these are attended to."""
+    frames, dim = h.shape
+    average = sum(h) / frames
+    r = []
+    for k in range(frames):
+        if config.align == "multiplicative":
+            r.append(np.tanh(w1 @ h[k]) * np.tanh(w2 @ m))  # eq. 5
+        else:
+            r.append(np.tanh(w1 @ h[k] + w2 @ m))  # after Bahdanau et al.
+    if config.attend == "dimensions":  # sec. 3.2: attention scales each dimension instead of each step
+        weights = softmax(w3 @ (sum(r) / frames))
+        return dim * weights * average, np.full((1, frames), 1 / frames), weights
+    heads = len(w3)
+    c, alphas = np.zeros(dim), []
+    for head in range(heads):
+        alpha = softmax(np.array([w3[head] @ r[k] for k in range(frames)]))  # eqs. 6, 7
+        own = slice(head * dim // heads, (head + 1) * dim // heads)
+        for k in range(frames):
+            c[own] += alpha[k] * h[k][own]  # eq. 8
+        alphas.append(alpha)
+    return c, np.array(alphas), None
+
+
+def affine(name: str, w: Weights, m: Array, c: Array) -> Array:
+    """W_m m + W_c c + b."""
+    name = f"recursion.memory.{name}"
+    return w[f"{name}.of_memory.weight"] @ m + w[f"{name}.of_contexts.weight"] @ c + w[f"{name}.of_memory.bias"]
+
+
+def recursion(h: dict[str, Array], dim: int, w: Weights, config: ModelConfig, streams: list[str]) -> tuple[Array, list[Seen]]:
+    """The memory after the last hop, and what each hop saw. h: (K_s, D) of the streams that the clip has."""
+    m = np.zeros(dim)  # sec. 3.3
+    if config.memory == "mean":  # sec. 3.2
+        for s in h:
+            m = m + sum(h[s]) / len(h[s])
+    seen = []
+    for hop in range(config.hops):
+        i = 0 if config.tied else hop
+        contexts, attention, dimensions = {}, {}, {}
         for s in streams:
-            if s not in h:
-                contexts.append(np.zeros(dim))
-                continue
-            i = 0 if tied else hop
-            w1 = w[f"attention.{s}.w1.weight"][i * hidden : (i + 1) * hidden]
-            w2, w3 = w[f"attention.{s}.w2.{i}.weight"], w[f"attention.{s}.w3.{i}"]
-            scores = np.array([w3 @ (np.tanh(w1 @ frame) * np.tanh(w2 @ m)) for frame in h[s]])  # eqs. 5, 6
-            alpha = np.exp(scores) / np.exp(scores).sum()  # eq. 7
-            contexts.append(sum(a * frame for a, frame in zip(alpha, h[s], strict=True)))  # eq. 8
-        c = np.concatenate(contexts)
+            contexts[s] = np.zeros(dim)
+            if s in h:
+                name = f"recursion.attention.{s}"
+                w2, w3 = w[f"{name}.w2.{i}.weight"], w[f"{name}.w3.{i}"]
+                w1 = w[f"{name}.w1.weight"][i * len(w2) : (i + 1) * len(w2)]  # those of all hops, one below the other
+                contexts[s], attention[s], weights = attend(h[s], m, w1, w2, w3, config)
+                if weights is not None:
+                    dimensions[s] = weights
+        c = np.concatenate([contexts[s] for s in streams])
 
-        def affine(name: str, m: np.ndarray, c: np.ndarray) -> np.ndarray:
-            of_memory = w[f"gate.{name}.of_memory.weight"] @ m + w[f"gate.{name}.of_memory.bias"]
-            return of_memory + w[f"gate.{name}.of_contexts.weight"] @ c
-
-        g_w = sigmoid(affine("gate_w", m, c))  # eq. 9
-        g_c = sigmoid(affine("gate_c", m, c))  # eq. 10
-        u = np.tanh(affine("update", m, g_w * c))  # eq. 12
+        if config.gate == "none":
+            m = m + sum(contexts[s] for s in streams)
+            seen.append(Seen(attention, dict.fromkeys(h, 1.0), 1.0, 1.0, dimensions))
+            continue
+        g_w = np.ones(len(c))
+        if config.gate in ("joint", "both"):
+            g_w = g_w * sigmoid(affine("gate_w", w, m, c))  # eq. 9
+        if config.gate in ("per_modality", "both"):
+            g_w = g_w * np.concatenate([sigmoid(affine(f"gate_s.{s}", w, m, contexts[s])) for s in streams])  # eq. 11
+        g_r = sigmoid(affine("gate_r", w, m, c)) if config.reset else np.ones(dim)  # sec. 3.5
+        g_c = sigmoid(affine("gate_c", w, m, c))  # eq. 10
+        u = np.tanh(affine("update", w, g_r * m, g_w * c))  # eq. 12
         m = (1 - g_c) * m + g_c * u  # eq. 13
-    decoded = np.maximum(w["decoder.0.weight"] @ m + w["decoder.0.bias"], 0)
-    return w["output.weight"] @ decoded + w["output.bias"]
+        gates = {s: float(g.mean()) for s, g in zip(streams, np.split(g_w, len(streams)), strict=True) if s in h}
+        seen.append(Seen(attention, gates, float(g_c.mean()), float(g_r.mean()), dimensions))
+    return m, seen
+
+
+def decode(x: Array, w: Weights, name: str) -> Array:
+    """Secs. 3.4 and 4: a fully connected layer, then the outputs."""
+    hidden = np.maximum(w[f"{name}.layers.0.weight"] @ x + w[f"{name}.layers.0.bias"], 0)
+    return w[f"{name}.output.weight"] @ hidden + w[f"{name}.output.bias"]
+
+
+def rrnn(clip: Clip, w: Weights, config: ModelConfig, streams: list[str]) -> tuple[Array, list[Seen]]:
+    """Outputs (C,) of one clip, and what each hop saw."""
+    m, seen = recursion(encode(clip, w, streams), 2 * config.hidden, w, config, streams)
+    return decode(m, w, "decoder"), seen
+
+
+def early(clip: Clip, w: Weights, config: ModelConfig, streams: list[str]) -> tuple[Array, list[Seen]]:
+    """Sec. 4: encoder outputs resampled to the clip's fastest stream and concatenated; the parallel blocks are one."""
+    h, dim = encode(clip, w, streams), 2 * config.hidden
+    longest = max((len(h[s]) for s in h), default=0)
+    fused = np.zeros((longest, len(streams) * dim))
+    source = {s: [int((j + 0.5) * len(h[s]) / longest) for j in range(longest)] for s in h}
+    for j in range(longest):
+        for at, s in enumerate(streams):
+            if s in h:
+                fused[j, at * dim : (at + 1) * dim] = h[s][source[s][j]]
+    one = {"fused": fused} if longest else {}
+    m, seen = recursion(one, len(streams) * dim, w, config, ["fused"])
+    return decode(m, w, "decoder"), [_of_each_stream(hop, source, h) for hop in seen]
+
+
+def _of_each_stream(hop: Seen, source: dict[str, list[int]], h: dict[str, Array]) -> Seen:
+    """The weight of a stream's frame is that of all the frames it was repeated for."""
+    attention = {}
+    for s in h:
+        attention[s] = np.zeros((len(hop.attention["fused"]), len(h[s])))
+        for j, k in enumerate(source[s]):
+            attention[s][:, k] += hop.attention["fused"][:, j]
+    gates = {s: gate for s in h for gate in hop.gates.values()}
+    return Seen(attention, gates, hop.update, hop.reset, hop.dimensions)
+
+
+def late(clip: Clip, w: Weights, config: ModelConfig, streams: list[str]) -> tuple[Array, list[Seen]]:
+    """Sec. 4: final-step encoder outputs through a network each, and a linear weighting over the streams that are there."""
+    h = encode(clip, w, streams)
+    total, prediction = 0.0, np.zeros(len(w[f"decoders.{streams[0]}.output.bias"]))
+    for at, s in enumerate(streams):
+        if s in h:
+            final = np.concatenate([h[s][-1][: config.hidden], h[s][0][config.hidden :]])  # each direction's last step
+            weight = np.exp(w["weights"][at])
+            prediction = prediction + weight * decode(final, w, f"decoders.{s}")
+            total += weight
+    return prediction / total if total else prediction, []
+
+
+ARCHITECTURES = {"rrnn": rrnn, "early": early, "late": late}

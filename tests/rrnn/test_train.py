@@ -17,7 +17,8 @@ from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import StoreIndex
 from rrnn.predict import apply_link, explain, predict
 from rrnn.run import load_model
-from rrnn.train import Workers, fit_standardisation, make_targets, train
+from rrnn.targets import make_targets
+from rrnn.train import Workers, fit_standardisation, train
 
 SMALL = Config(
     model=ModelConfig(hidden=4, hops=2, dropout=0.0),

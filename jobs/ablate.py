@@ -1,0 +1,104 @@
+"""What noise on a modality, or its absence, does to trained models: python -m jobs.ablate RUN [RUN ...]"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from rich.table import Table
+
+from jobs._cli import absolute, app, console, progress, user_errors
+from rrnn.ablation import FILE, LEVELS, ablate, write_ablation
+from rrnn.data import ClipSet, open_store, read_shard
+from rrnn.results import CLASSIFICATION, REGRESSION
+from rrnn.run import RunFolder, load_model
+from rrnn.targets import make_objective, make_targets
+
+
+def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str | None) -> list[dict[str, Any]]:
+    """The rows of one run, read where they are already there for these levels and repeats; otherwise made and written."""
+    run = RunFolder(url)
+    model, card, model_id = load_model(url)
+    config = run.read_json("config.json")
+    asked = {"model_id": model_id, "levels": list(levels), "repeats": repeats}
+    if run.exists("ablation.json") and run.read_json("ablation.json") == asked:
+        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(run.read(FILE))).to_pylist()
+        return rows
+    store = open_store(store_url or config["store"], list(card.streams))
+    with progress(len(store.shards), "shards") as advance:
+        tables = []
+        for shard in store.shards:
+            tables.append(read_shard(store, shard))
+            advance(1, "read")
+    clips = ClipSet(tables, list(card.streams))
+    if clips.digest() != config["data_digest"]:
+        raise ValueError(f"{store.url} holds other data than {url} was trained on: name the store that it was with --store")
+    predictions = pq.read_table(pa.BufferReader(run.read("predictions.parquet")), columns=["clip_id", "split"]).to_pylist()
+    tested = {r["clip_id"] for r in predictions if r["split"] == "test"}
+    indices = np.array([i for i, clip_id in enumerate(clips.ids) if clip_id in tested], np.int64)
+    objective = make_objective(make_targets(clips), config["train"]["loss"])
+    rows = ablate(model, card, objective, clips, indices, levels=levels, repeats=repeats)
+    write_ablation(run, rows)
+    run.write_json("ablation.json", asked)  # last: it says that the table is whole
+    return rows
+
+
+def curve_table(by_run: dict[str, list[dict[str, Any]]], key: str) -> Table:
+    """Mean of a score over the repeats, a line for each modality and run, a column for each level."""
+    levels = sorted({r["level"] for rows in by_run.values() for r in rows if r["kind"] == "noise"})
+    table = Table("noise on", "run", *(f"{level:g} sd" for level in levels), "absent", box=None, pad_edge=False)
+    for modality in sorted({r["modality"] for rows in by_run.values() for r in rows}):
+        for name, rows in by_run.items():
+            of = [r for r in rows if r["modality"] == modality]
+            if of:
+                means = [np.mean([r[key] for r in of if r["kind"] == "noise" and r["level"] == level]) for level in levels]
+                absent = next(r[key] for r in of if r["kind"] == "absent")
+                table.add_row(modality, name, *(f"{m:.4f}" for m in means), f"{absent:.4f}")
+    return table
+
+
+@user_errors
+def main(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN [RUN ...]", help="Finished runs; folders or URLs.")],
+    levels: Annotated[str, typer.Option(help="Noise, in standard deviations of each column.")] = ",".join(
+        f"{x:g}" for x in LEVELS
+    ),
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of the noise at each level.")] = 3,
+    store: Annotated[str | None, typer.Option(help="The features, where they are no longer where the run had them.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
+) -> None:
+    """Test trained models again with noise on each modality, and without it.
+
+    The test clips of each run are scored with white Gaussian noise of several levels on the streams of one modality, and with
+    that modality absent. The curves go into the run (ablation.parquet), and jobs.report draws them. They say how robust a
+    finished model is: choosing between models by them would be choosing on the test set.
+
+    Example: python -m jobs.ablate runs/gated runs/ungated
+    """
+    try:
+        chosen = tuple(sorted({0.0, *(float(x) for x in levels.split(",") if x.strip())}))
+    except ValueError:
+        raise ValueError(f"--levels {levels}: expected numbers with commas between them, such as 0.5,1,2") from None
+    if not np.isfinite(chosen).all() or chosen[0] < 0:
+        raise ValueError(f"--levels {levels}: expected levels of 0 or more")
+    if dry_run:
+        console.print_json(json.dumps({"runs": runs, "levels": chosen, "repeats": repeats, "store": store}))
+        return
+    tasks: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for url in map(absolute, runs):
+        task = RunFolder(url).read_json("config.json")["task"]
+        tasks.setdefault(task, {})[url] = ablate_run(url, chosen, repeats, absolute(store) if store else None)
+    for task, by_run in tasks.items():
+        for measure in REGRESSION if task == "regression" else CLASSIFICATION:
+            console.print(f"\n{measure.name}: {measure.meaning}")
+            console.print(curve_table(by_run, measure.key))
+
+
+cli = app(main)
+
+if __name__ == "__main__":
+    cli()

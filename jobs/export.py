@@ -1,0 +1,63 @@
+"""A trained model as one file that runs without this project: python -m jobs.export RUN --out MODEL.onnx"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from jobs._cli import absolute, app, console, user_errors
+from rrnn.export import difference, export_onnx, export_program, input_names
+from rrnn.run import load_model
+
+SUFFIXES = (".onnx", ".pt2")
+
+
+@user_errors
+def main(
+    run: Annotated[str, typer.Argument(help="The trained model: a run that jobs.train finished; a folder or a URL.")],
+    out: Annotated[Path, typer.Option(help="The file: NAME.onnx for ONNX, NAME.pt2 for a program of torch.export.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
+) -> None:
+    """Export a trained model, and compare what was exported with it on ragged clips.
+
+    For each stream two inputs: its frames (clips, frames, columns) float32, NaN where not observed, padded; and its real
+    lengths (clips,) int64, 0 where a clip does not have it. One output: the value of each class. Clips and frames may be
+    any number. Standardisation is in the file; extraction is not. The ONNX file's metadata hold the model's card: classes,
+    streams with their columns, and what extracted them.
+
+    Example: python -m jobs.export runs/first --out first.onnx
+    """
+    if out.suffix not in SUFFIXES:
+        raise ValueError(f"--out {out}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    model, card, model_id = load_model(absolute(run))
+    if dry_run:
+        frames = {s: f"(clips, frames, {columns})" for s, columns in card.columns.items()}
+        about = {"run": run, "out": str(out), "model_id": model_id, "inputs": frames, "values": card.classes}
+        console.print_json(json.dumps(about))
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.part{out.suffix}")
+    try:
+        if out.suffix == ".onnx":
+            export_onnx(model, card, model_id, temporary)
+            found = difference(model, card, temporary)
+        else:
+            program = export_program(model, card)
+            found = difference(model, card, program)
+            torch.export.save(program, temporary)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    size = out.stat().st_size / 2**20
+    console.print(f"{out}: {size:.1f} MiB, model {model_id}, inputs {', '.join(input_names(card))}")
+    console.print(f"largest difference from the model on ragged clips: {found:.1e}")
+
+
+cli = app(main)
+
+if __name__ == "__main__":
+    cli()

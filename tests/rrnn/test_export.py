@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from rrnn.config import ModelConfig
+from rrnn.data import collate
+from rrnn.export import difference, export_onnx, export_program, onnx_values, program_values, ragged_clips
+from rrnn.model import Model
+from rrnn.predict import predict
+from rrnn.run import ModelCard
+
+
+def trained(link: str = "softmax", **options: Any) -> tuple[Model, ModelCard]:
+    """A model with weights and statistics that are not those of a new one."""
+    streams = {
+        "face": {"columns": ["x", "y", "z"], "modality": "vision"},
+        "words": {"columns": list("abcde"), "modality": "text"},
+    }
+    small = {} if options.get("architecture") == "naive" else {"hidden": 4}
+    card = ModelCard(ModelConfig(**{**small, **options}), ("calm", "glad", "sad"), link, streams)
+    torch.manual_seed(0)
+    model = card.build().eval()
+    for layer in model.standardise.values():
+        layer.mean.normal_()  # type: ignore[union-attr, operator]
+        layer.std.uniform_(0.5, 2.0)  # type: ignore[union-attr, operator]
+    return model, card
+
+
+def one_frame_and_long(card: ModelCard) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(9)
+    return [
+        {"face": random.normal(size=(1, 3)).astype(np.float32)},
+        {"face": random.normal(size=(250, 3)).astype(np.float32), "words": random.normal(size=(1, 5)).astype(np.float32)},
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("link", "options"),
+    [("softmax", {}), ("clip", {"architecture": "early", "align": "concatenative", "heads": 2, "gate": "per_modality"})],
+)
+def test_onnx_gives_the_models_values_for_any_clips_and_lengths(link: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model, card = trained(link, **options)
+    path = tmp_path / "model.onnx"
+    export_onnx(model, card, "an-id", path)
+    assert difference(model, card, path) < 1e-6
+    for clips in (one_frame_and_long(card), ragged_clips(card)[:1]):
+        np.testing.assert_allclose(
+            onnx_values(path, card, collate(clips, card.columns)), predict(model, card, clips), rtol=0, atol=1e-6
+        )
+    file = onnx.load(path)
+    onnx.checker.check_model(file)
+    about = {p.key: p.value for p in file.metadata_props}
+    assert about["model_id"] == "an-id"
+    assert '"calm", "glad", "sad"' in about["card"]
+    assert [i.name for i in file.graph.input] == ["face", "face.lengths", "words", "words.lengths"]
+    assert [d.dim_param for d in file.graph.input[0].type.tensor_type.shape.dim[:2]] == ["clips", "frames_0"]
+
+
+@pytest.mark.parametrize(("link", "options"), [("softmax", {}), ("identity", {"architecture": "late"})])
+def test_an_exported_program_gives_the_models_values_for_any_clips_and_lengths(
+    link: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model, card = trained(link, **options)
+    program = export_program(model, card)
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    for exported in (program, loaded):
+        assert difference(model, card, exported) < 1e-6
+        clips = one_frame_and_long(card)
+        np.testing.assert_allclose(
+            program_values(exported, collate(clips, card.columns)), predict(model, card, clips), rtol=0, atol=1e-6
+        )
+
+
+def test_a_model_that_steps_over_frames_in_python_is_refused() -> None:
+    model, card = trained(architecture="mfn")
+    with pytest.raises(ValueError, match="architecture 'mfn' can't be exported"):
+        export_program(model, card)
+
+
+def test_what_differs_from_the_model_is_no_export() -> None:
+    model, card = trained(architecture="naive")
+    program = export_program(model, card)
+    with torch.no_grad():
+        next(model.parameters())[0] += 1
+    with pytest.raises(RuntimeError, match=r"differs from the model by 0\."):
+        difference(*trained(architecture="naive"), program)
