@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.measure import Row, Target, in_turn, milliseconds, ratios
-from benchmarks.training import made_batch, rrnn_step
+from benchmarks.training import CLASSES, Shape, made_batch, training_step
 from pipeline.clip import Clip
 from pipeline.extract import extract_rows
 from pipeline.store import SHARD_SIZE, ClipRow, Store, features_table, parquet_bytes
 from pipeline.streams import make_stream
+from rrnn.architectures import build_model
+from rrnn.config import ModelConfig
 from rrnn.data import ClipSet, StoreIndex, collate, length_batches, open_store, read_shard
 
 STREAMS = ("acoustic", "speech", "face", "words")
@@ -96,8 +98,8 @@ def _loading(index: StoreIndex, turns: int) -> list[Row]:
             collate([{s: clips.values(s, int(i)) for s in columns} for i in batch], columns)
 
     torch.set_num_threads(1)
-    shapes = {s: (columns[s], int(clips.lengths[s].max())) for s in STREAMS}
-    step = rrnn_step(columns, *made_batch(shapes, BATCH))
+    shape = Shape(BATCH, ModelConfig().hidden, {s: (columns[s], int(clips.lengths[s].max())) for s in STREAMS})
+    step = training_step(build_model(ModelConfig(), columns, CLASSES), *made_batch(shape))
     step()
     found = in_turn({"batches": _timed(batches), "step": step}, turns)
     a_step = [seconds / steps for seconds in found["batches"]]

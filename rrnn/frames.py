@@ -11,7 +11,6 @@ Axes as in rrnn.model; T is the number of looks, A the alignment space of all ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,39 +28,12 @@ def real_frames(lengths_B: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths_B.device) < lengths_B[:, None]
 
 
-def join_rows(parts: Sequence[Tensor], rows: Sequence[Tensor], inverse: Sequence[Tensor]) -> Tensor:
-    """Rows of several (R, X) tensors, each in an order of its own, side by side. rows[i]: (R,) permutation of part i's rows;
-    inverse[i]: the one that undoes it, with which the gradient is gathered, where autograd would scatter."""
-    if torch.compiler.is_exporting():
-        return torch.cat([part.index_select(0, r) for part, r in zip(parts, rows, strict=True)], dim=-1)
-    joined: Tensor = _JoinRows.apply(len(parts), *parts, *rows, *inverse)  # type: ignore[no-untyped-call]
-    return joined
-
-
-class _JoinRows(Function):
-    @staticmethod
-    def forward(ctx: Any, n: int, *tensors: Tensor) -> Tensor:
-        parts, rows = tensors[:n], tensors[n : 2 * n]
-        ctx.save_for_backward(*tensors[2 * n :])
-        ctx.widths = [part.shape[1] for part in parts]
-        joined_RX = parts[0].new_empty(len(rows[0]), sum(ctx.widths))
-        for out, part, r in zip(torch.split(joined_RX, ctx.widths, dim=-1), parts, rows, strict=True):
-            torch.index_select(part, 0, r, out=out)
-        return joined_RX
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_RX: Tensor) -> tuple[Tensor | None, ...]:
-        parts = torch.split(d_RX, ctx.widths, dim=-1)
-        of_parts = [part.index_select(0, r) for part, r in zip(parts, ctx.saved_tensors, strict=True)]
-        return None, *of_parts, *[None] * (2 * len(parts))
-
-
 class Frames:
     """One stream's frames in one forward pass.
 
-    h_BKD: encoder outputs, finite everywhere; rows past a length hold no meaning. lengths_B: (B,) int64. w1_AD: W_s1 of every
-    hop, one below the other. W_s1 H does not depend on the memory: it is one product, before the first hop.
+    h_KBD: encoder outputs, finite everywhere; rows past a length hold no meaning. lengths_B: (B,) int64. w1_AD: W_s1 of every
+    hop, one below the other. W_s1 H does not depend on the memory: it is one product, before the first hop. Frames stay in
+    memory as LSTMs leave them, all clips' first ones first; names with B before K are views of that.
 
     share_BK: what each real frame adds to the average. keys_BKA: if `product`, sigmoid(2 W_s1 H), which stands in for the
     tanh(W_s1 H) of eq. 5; else W_s1 H, to be joined with the memory by whoever asks.
@@ -70,19 +42,20 @@ class Frames:
     2 q . sigmoid(2 x) attend alike. On the CPU a sigmoid costs a sixth of a tanh.
     """
 
-    def __init__(self, h_BKD: Tensor, lengths_B: Tensor, w1_AD: Tensor, product: bool) -> None:
-        self.h_BKD = h_BKD
-        self.mask_BK = real_frames(lengths_B, h_BKD.shape[1])
-        self.share_BK = self.mask_BK.to(h_BKD.dtype) / lengths_B.clamp(min=1)[:, None]
+    def __init__(self, h_KBD: Tensor, lengths_B: Tensor, w1_AD: Tensor, product: bool) -> None:
+        self.h_BKD = h_KBD.transpose(0, 1)
+        self.mask_BK = real_frames(lengths_B, h_KBD.shape[0])
+        self.share_BK = self.mask_BK.to(h_KBD.dtype) / lengths_B.clamp(min=1)[:, None]
         self._looks: _Looks | None = None
-        on_cpu = h_BKD.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        on_cpu = h_KBD.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if not product:
-            self.keys_BKA = F.linear(h_BKD, w1_AD)
+            keys_KBA = F.linear(h_KBD, w1_AD)
         elif on_cpu and torch.is_grad_enabled() and not torch.compiler.is_exporting():
             self._looks = _Looks()
-            self.keys_BKA, self._token = _Project.apply(h_BKD, w1_AD, self._looks)  # type: ignore[no-untyped-call]
+            keys_KBA, self._token = _Project.apply(h_KBD, w1_AD, self._looks)  # type: ignore[no-untyped-call]
         else:
-            self.keys_BKA = torch.sigmoid(F.linear(h_BKD, 2 * w1_AD))
+            keys_KBA = torch.sigmoid(F.linear(h_KBD, 2 * w1_AD))
+        self.keys_BKA = keys_KBA.transpose(0, 1)
 
     def average(self) -> Tensor:
         """(B, D), over the real frames; zero where there are none."""
@@ -138,23 +111,23 @@ class _Project(Function):
     """Keys, and a token that every look depends on: its gradient is asked for last, when all looks have had theirs."""
 
     @staticmethod
-    def forward(ctx: Any, h_BKD: Tensor, w1_AD: Tensor, looks: _Looks) -> tuple[Tensor, Tensor]:
-        keys_BKA = F.linear(h_BKD, 2 * w1_AD).sigmoid_()
-        ctx.save_for_backward(h_BKD, w1_AD, keys_BKA)
+    def forward(ctx: Any, h_KBD: Tensor, w1_AD: Tensor, looks: _Looks) -> tuple[Tensor, Tensor]:
+        keys_KBA = F.linear(h_KBD, 2 * w1_AD).sigmoid_()
+        ctx.save_for_backward(h_KBD, w1_AD, keys_KBA)
         ctx.looks = looks
-        ctx.mark_non_differentiable(keys_BKA)
+        ctx.mark_non_differentiable(keys_KBA)
         ctx.set_materialize_grads(False)
-        return keys_BKA, h_BKD.new_zeros(())
+        return keys_KBA, h_KBD.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _keys: None, _token: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h_BKD, w1_AD, keys_BKA = ctx.saved_tensors
+        h_KBD, w1_AD, keys_KBA = ctx.saved_tensors
         looks: _Looks = ctx.looks.of_this_pass()
         if not looks.weights:
             return None, None, None
-        dh_BKD = torch.bmm(torch.cat(looks.weights, 1).mT, torch.cat(looks.contexts, 1))
-        dw1_AD = None
+        dh_KBD, dw1_AD = torch.empty_like(h_KBD), None
+        torch.bmm(torch.cat(looks.weights, 1).mT, torch.cat(looks.contexts, 1), out=dh_KBD.transpose(0, 1))
         if looks.scores:
             # The queries in the columns of their own keys and zero elsewhere: all hops' outer products are one product.
             placed = []
@@ -162,14 +135,15 @@ class _Project(Function):
                 wide = query_BNA.new_zeros(*query_BNA.shape[:2], len(w1_AD))
                 wide[..., first : first + query_BNA.shape[-1]] = 2 * query_BNA  # d sigmoid(2 x) is twice d sigmoid at 2 x
                 placed.append(wide)
-            dkeys_BKA = torch.bmm(torch.cat([d for d, _, _ in looks.scores], 1).mT, torch.cat(placed, 1))
-            dprojected = torch.ops.aten.sigmoid_backward.grad_input(dkeys_BKA, keys_BKA, grad_input=dkeys_BKA).flatten(0, 1)
-            dh_BKD.view(-1, dh_BKD.shape[-1]).addmm_(dprojected, w1_AD)
-            dw1_AD = torch.mm(dprojected.mT, h_BKD.flatten(0, 1))
+            d_KBA = torch.empty_like(keys_KBA)
+            torch.bmm(torch.cat([d for d, _, _ in looks.scores], 1).mT, torch.cat(placed, 1), out=d_KBA.transpose(0, 1))
+            torch.ops.aten.sigmoid_backward.grad_input(d_KBA, keys_KBA, grad_input=d_KBA)
+            dh_KBD.flatten(0, 1).addmm_(d_KBA.flatten(0, 1), w1_AD)
+            dw1_AD = torch.mm(d_KBA.flatten(0, 1).mT, h_KBD.flatten(0, 1))
         looks.weights.clear()  # the graph may be differentiated again
         looks.contexts.clear()
         looks.scores.clear()
-        return dh_BKD, dw1_AD, None
+        return dh_KBD, dw1_AD, None
 
 
 class _Average(Function):

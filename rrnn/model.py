@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rrnn.config import ModelConfig
-from rrnn.frames import MASKED, Frames, join_rows
+from rrnn.frames import MASKED, Frames, real_frames
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(columns))
 
     def forward(self, x_BKF: Tensor) -> Tensor:
-        return torch.nan_to_num((x_BKF - self.mean) / self.std, nan=0.0)
+        return torch.nan_to_num((x_BKF - self.mean).div_(self.std), nan=0.0)
 
 
 class Model(nn.Module, ABC):
@@ -92,29 +92,34 @@ class Model(nn.Module, ABC):
 
 
 class Encoder(nn.Module):
-    """Bidirectional LSTM (eqs. 1-3), exact for padded sequences without packing them: the backward direction is a forward
-    LSTM over each sequence reversed within its own length, reversed back."""
+    """Bidirectional LSTM (eqs. 1-3), exact for padded sequences without packing them.
+
+    The backward direction meets a sequence's padding first. One more column says which frames are padding, and its weights
+    shut the input, forget and output gates there (their sigmoids are 0): the state is still 0 when the last real frame comes.
+    """
+
+    shut: Tensor
 
     def __init__(self, columns: int, hidden: int) -> None:
         super().__init__()
         self.forward_lstm = nn.LSTM(columns, hidden)
         self.backward_lstm = nn.LSTM(columns, hidden)
+        shut = torch.full((4, hidden, 1), -1e4)
+        shut[2] = 0.0  # torch's order of gates: input, forget, cell, output
+        self.register_buffer("shut", shut.flatten(0, 1), persistent=False)
 
     def forward(self, x_BKF: Tensor, lengths_B: Tensor) -> Tensor:
-        """(B, K, F), (B,) -> (B, K, D). Rows past a length hold no meaning."""
-        clips, frames, _ = x_BKF.shape
-        b_B1, k_K = torch.arange(clips, device=x_BKF.device)[:, None], torch.arange(frames, device=x_BKF.device)
-        reversed_BK = torch.where(k_K < lengths_B[:, None], lengths_B[:, None] - 1 - k_K, k_K)
-        # LSTMs want time first, all else clips first. Whole rows of the flattened tensors change places, once on each way.
-        orders = (k_K.expand_as(reversed_BK), reversed_BK)
-        time_first = [(b_B1 * frames + order_BK).mT.flatten() for order_BK in orders]
-        clips_first = [(b_B1 + order_BK * clips).flatten() for order_BK in orders]
-        x_RF = x_BKF.flatten(0, 1)
-        encoded = [
-            lstm(x_RF.index_select(0, rows).view(frames, clips, -1))[0].flatten(0, 1)
-            for lstm, rows in zip((self.forward_lstm, self.backward_lstm), time_first, strict=True)
-        ]
-        return join_rows(encoded, clips_first, time_first).view(clips, frames, -1)
+        """(B, K, F), (B,) -> (K, B, D), as LSTMs hold it. Rows past a length hold no meaning."""
+        padding_BK1 = ~real_frames(lengths_B, x_BKF.shape[1])[..., None]
+        x_BKF = x_BKF.masked_fill(padding_BK1, 0.0)
+        x_KBF = torch.cat([x_BKF.transpose(0, 1), padding_BK1.transpose(0, 1).to(x_BKF.dtype)], dim=-1)
+        weights = []
+        for lstm, column in ((self.forward_lstm, torch.zeros_like(self.shut)), (self.backward_lstm, self.shut)):
+            w_ih, w_hh, b_ih, b_hh = lstm.parameters()
+            weights += [torch.cat([w_ih, column], dim=1), w_hh, b_ih, b_hh]
+        zeros = x_KBF.new_zeros(2, x_KBF.shape[1], self.forward_lstm.hidden_size)
+        h_KBD, _, _ = torch.lstm(x_KBF, (zeros, zeros), weights, True, 1, 0.0, self.training, True, False)
+        return h_KBD
 
 
 class Attention(nn.Module):
@@ -123,7 +128,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
         self.multiplicative, self.over_time = config.align == "multiplicative", config.attend == "time"
-        self.size = config.align_size or (config.hidden + 1) // 2
+        self.size = config.align_size or max(1, config.hidden // 4)
         n = 1 if config.tied else config.hops
         rows = config.heads if self.over_time else dim
         self.w1 = nn.Linear(dim, n * self.size, bias=False)  # W_s1 of every hop
@@ -132,8 +137,8 @@ class Attention(nn.Module):
         for w3 in self.w3:
             nn.init.uniform_(w3, -(self.size**-0.5), self.size**-0.5)
 
-    def frames(self, h_BKD: Tensor, lengths_B: Tensor) -> Frames:
-        return Frames(h_BKD, lengths_B, self.w1.weight, product=self.multiplicative and self.over_time)
+    def frames(self, h_KBD: Tensor, lengths_B: Tensor) -> Frames:
+        return Frames(h_KBD, lengths_B, self.w1.weight, product=self.multiplicative and self.over_time)
 
     def forward(self, hop: int, frames: Frames, m_BD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of one hop, given the memory: context (B, D), attention weights (B, N, K), and weights of the dimensions (B, D) if
@@ -229,12 +234,12 @@ class Recursion(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, h: Mapping[str, Tensor], lengths: Mapping[str, Tensor], explain: bool) -> tuple[Tensor, list[Hop]]:
-        """The last memory (B, D), and what each hop saw, if asked."""
+        """Of encoder outputs h[s] (K, B, D): the last memory (B, D), and what each hop saw, if asked."""
         attention = {s: cast(Attention, self.attention[s]) for s in self.streams}
         frames = {s: attention[s].frames(h[s], lengths[s]) for s in self.streams}
         # Dropout of the encoders' outputs, one mask a clip for all frames and hops (Gal and Ghahramani 2016), put where it
         # costs D numbers and not K * D: on their averages. The alignment sees them whole.
-        keep_BSD = self.dropout(torch.stack([h[s].new_ones(h[s].shape[0], h[s].shape[2]) for s in self.streams], dim=1))
+        keep_BSD = self.dropout(torch.stack([torch.ones_like(h[s][0]) for s in self.streams], dim=1))
         m_BD = torch.zeros_like(keep_BSD[:, 0])
         if self.config.memory == "mean":  # m(0): the averages over the real frames, summed over the streams
             m_BD = (torch.stack([frames[s].average() for s in self.streams], dim=1) * keep_BSD).sum(1)
@@ -279,6 +284,7 @@ class _Encoded(Model):
         self.encoders = nn.ModuleDict({s: Encoder(columns[s], config.hidden) for s in self.streams})
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """H of each stream, (K, B, D)."""
         return {s: self.encoders[s](self.standardise[s](batch.values[s]), batch.lengths[s]) for s in self.streams}
 
 
@@ -307,14 +313,15 @@ class EarlyFusion(_Encoded):
     def forward(self, batch: Batch, explain: bool = False) -> Output:
         h, lengths = self.encode(batch), batch.lengths
         longest_B = torch.stack([lengths[s] for s in self.streams]).amax(0)
-        j_K = torch.arange(max(h[s].shape[1] for s in self.streams), device=longest_B.device)
+        j_K1 = torch.arange(max(h[s].shape[0] for s in self.streams), device=longest_B.device)[:, None]
+        b_B = torch.arange(longest_B.shape[0], device=longest_B.device)
         nearest, fused = {}, []
         for s in self.streams:  # the frame of s that is nearest to the middle of frame j of the fastest: floor((j + 1/2) n / K)
-            n_B1 = lengths[s][:, None]
-            nearest[s] = ((2 * j_K + 1) * n_B1 // (2 * longest_B.clamp(min=1))[:, None]).minimum(n_B1 - 1).clamp(min=0)
-            rows = nearest[s] + h[s].shape[1] * torch.arange(longest_B.shape[0], device=longest_B.device)[:, None]
-            here = (n_B1 > 0).to(h[s].dtype)
-            fused.append(h[s].flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1) * here[..., None])
+            here_KB = (2 * j_K1 + 1) * lengths[s] // (2 * longest_B.clamp(min=1))
+            nearest[s] = here_KB.minimum(lengths[s] - 1).clamp(min=0)
+            rows = (nearest[s] * b_B.shape[0] + b_B).flatten()
+            resampled_KBD = h[s].flatten(0, 1).index_select(0, rows).view(*nearest[s].shape, -1)
+            fused.append(resampled_KBD * (lengths[s] > 0).to(resampled_KBD.dtype)[:, None])
         m, hops = self.recursion({"fused": torch.cat(fused, -1)}, {"fused": longest_B}, explain)
         return Output(self.decoder(m), [self._per_stream(hop, nearest, batch) for hop in hops])
 
@@ -322,7 +329,7 @@ class EarlyFusion(_Encoded):
         """The one block's weights added up on the frames that stood in for each of its own."""
         attention, gates, alpha_BNK = {}, {}, hop.attention["fused"]
         for s in self.streams:
-            frames_BNK = nearest[s][:, None].expand_as(alpha_BNK)
+            frames_BNK = nearest[s].mT[:, None].expand_as(alpha_BNK)
             zeros = alpha_BNK.new_zeros(*alpha_BNK.shape[:2], batch.values[s].shape[1])
             here = (batch.lengths[s] > 0).to(alpha_BNK.dtype)
             attention[s] = zeros.scatter_add(-1, frames_BNK, alpha_BNK) * here[:, None, None]
@@ -342,12 +349,10 @@ class LateFusion(_Encoded):
 
     def forward(self, batch: Batch, explain: bool = False) -> Output:
         predictions, here = [], torch.stack([batch.lengths[s] > 0 for s in self.streams], dim=1)
-        for s, h_BKD in self.encode(batch).items():
-            forward_BKH, backward_BKH = h_BKD.chunk(2, dim=-1)
+        for s, h_KBD in self.encode(batch).items():
+            forward_KBH, backward_KBH = h_KBD.chunk(2, dim=-1)
             last = (batch.lengths[s] - 1).clamp(min=0)
-            final_BD = torch.cat(
-                [forward_BKH[torch.arange(last.shape[0], device=last.device), last], backward_BKH[:, 0]], dim=-1
-            )
+            final_BD = torch.cat([forward_KBH[last, torch.arange(last.shape[0], device=last.device)], backward_KBH[0]], dim=-1)
             predictions.append(self.decoders[s](self.dropout(final_BD)))
         weights_BS = torch.softmax(self.weights.expand_as(here).masked_fill(~here, MASKED), dim=-1) * here
         return Output((weights_BS[..., None] * torch.stack(predictions, dim=1)).sum(1))
@@ -362,4 +367,4 @@ class Naive(Model):
 
     def forward(self, batch: Batch, explain: bool = False) -> Output:
         clips = next(iter(batch.lengths.values())).shape[0]
-        return Output(self.constant.expand(clips, -1))
+        return Output(self.constant.repeat(clips, 1))

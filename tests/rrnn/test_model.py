@@ -41,8 +41,9 @@ doubles = partial(torch.tensor, dtype=torch.float64)
 def make_model(columns: dict[str, int] = COLUMNS, seed: int = 0, **options: Any) -> Model:
     """In float64, without dropout, its weights larger than at the start of training: attention and gates are far from even."""
     torch.manual_seed(seed)
-    small = {} if options.get("architecture") == "naive" else {"hidden": 3}
-    config = ModelConfig(**{**small, **options})
+    small = {"rrnn": {"hidden": 3, "align_size": 2}, "late": {"hidden": 3}, "naive": {}}
+    small["early"] = small["rrnn"]
+    config = ModelConfig(**{**small[options.get("architecture", "rrnn")], **options})
     model = CLASSES[config.architecture](config, columns, 3).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -187,7 +188,7 @@ def test_encoder_is_torchs_bidirectional_lstm_on_packed_sequences() -> None:
     sequence = torch.nn.utils.rnn.pack_padded_sequence(x, n, batch_first=True, enforce_sorted=False)
     expected, _ = torch.nn.utils.rnn.pad_packed_sequence(packed(sequence)[0], batch_first=True)
     real = torch.arange(7) < n[:, None]
-    got = encoder(x, n)
+    got = encoder(x, n).transpose(0, 1)
     closely(got[real], expected[real])
     pairs = [(mine[theirs_to_mine(name)], parameter) for name, parameter in packed.named_parameters()]
     of_mine = torch.autograd.grad(got[real].square().sum(), [x, *(p for p, _ in pairs)])
@@ -213,7 +214,7 @@ def remember(h: dict[str, list[list[float]]], weights: dict[str, Any], **options
         for name, parameter in recursion.named_parameters():
             parameter.copy_(doubles(weights.get(name, 0)))
     assert set(weights) <= set(dict(recursion.named_parameters()))
-    values = {s: doubles([frames or [[7, 7]]]) for s, frames in h.items()}
+    values = {s: doubles([frames or [[7, 7]]]).transpose(0, 1) for s, frames in h.items()}
     m, hops = recursion(values, {s: torch.tensor([len(frames)]) for s, frames in h.items()}, explain=True)
     return pytest.approx(m[0].tolist(), rel=0, abs=1e-12), hops
 
@@ -304,7 +305,7 @@ def test_late_fusion_is_the_weighted_mean_of_its_streams() -> None:
 def test_dropout_takes_the_same_dimensions_from_all_frames_and_hops() -> None:
     torch.manual_seed(0)
     recursion = Recursion(["a"], 200, ModelConfig(hidden=100, gate="none", hops=3, dropout=0.5)).train()
-    m, _ = recursion({"a": torch.ones(2, 5, 200)}, {"a": torch.tensor([5, 3])}, explain=False)
+    m, _ = recursion({"a": torch.ones(5, 2, 200)}, {"a": torch.tensor([5, 3])}, explain=False)
     assert ((m < 1e-5) | ((m - 8).abs() < 1e-4)).all()  # m(0) and three contexts, each 0 or 2
     assert 0.3 < (m > 1).float().mean() < 0.7
     assert (m[0] != m[1]).any()
@@ -476,8 +477,9 @@ def partial_last(f: Callable[..., Tensor], last: list[Tensor]) -> Callable[..., 
 class PlainFrames:
     """Eqs. 5 (its half without the memory) to 8, clip by clip in plain operations: for autograd to differentiate."""
 
-    def __init__(self, h_BKD: Tensor, lengths_B: Tensor, w1_AD: Tensor, product: bool) -> None:
+    def __init__(self, h_KBD: Tensor, lengths_B: Tensor, w1_AD: Tensor, product: bool) -> None:
         assert product
+        h_BKD = h_KBD.transpose(0, 1)
         self.clips = [(h_KD[:n], torch.tanh(h_KD[:n] @ w1_AD.T)) for h_KD, n in zip(h_BKD, lengths_B.tolist(), strict=True)]
         self.padded = h_BKD.shape[1]
 
@@ -590,7 +592,8 @@ def test_tying_removes_all_hops_but_one() -> None:
 @pytest.mark.parametrize("options", [{}, ALL_KINDS[2], {"architecture": "early"}, {"architecture": "late"}], ids=name_of)
 def test_two_clips_are_learned_by_heart(options: Options) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(**{"hidden": 6, **options})
+    attends = {} if options.get("architecture") == "late" else {"align_size": 3}
+    config = ModelConfig(**{"hidden": 6, **attends, **options})
     model = CLASSES[config.architecture](config, COLUMNS, 3).eval()
     batch = collate([random_clip(1, {"acoustic": 9, "face": 5}), random_clip(2, {"acoustic": 7, "words": 3})], COLUMNS)
     adam = torch.optim.Adam(model.parameters(), lr=0.03)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,10 +16,11 @@ from stores import EMOTIONS, make_store, read_clips
 
 from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import StoreIndex
+from rrnn.metrics import naive_regression
 from rrnn.predict import apply_link, explain, predict
 from rrnn.run import load_model
 from rrnn.targets import make_targets
-from rrnn.train import Workers, fit_standardisation, train
+from rrnn.train import Workers, divide, drop_streams, fit_standardisation, train
 
 SMALL = Config(
     model=ModelConfig(hidden=4, hops=2, dropout=0.0),
@@ -219,3 +221,76 @@ def test_two_workers_train_what_one_trains_and_report_everyones_figures(store: S
     for a, b in zip(one, two, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
         assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
+
+
+SMALL_MODELS = {
+    "early": ModelConfig(architecture="early", hidden=4, hops=2),
+    "late": ModelConfig(architecture="late", hidden=4),
+    "naive": ModelConfig(architecture="naive"),
+    "mfn": ModelConfig(architecture="mfn", hidden=4),
+    "mult": ModelConfig(architecture="mult", hidden=4, heads=2, layers=1),
+}
+
+
+@pytest.mark.parametrize("architecture", SMALL_MODELS)
+def test_every_architecture_trains_and_scores_in_the_same_way(store: StoreIndex, tmp_path: Path, architecture: str) -> None:
+    config = Config(model=SMALL_MODELS[architecture], train=TrainConfig(epochs=2, folds=4, stream_dropout=0.3))
+    summary = run_train(config, store, tmp_path)
+    model, card, _ = load_model(str(tmp_path))
+    assert card.model == SMALL_MODELS[architecture]
+    clips = read_clips(store)
+    rows = [r for r in pq.read_table(tmp_path / "predictions.parquet").to_pylist() if r["split"] == "test"]
+    indices = [clips.ids.index(r["clip_id"]) for r in rows]
+    values = predict(model, card, [{s: clips.values(s, i) for s in clips.streams} for i in indices])
+    np.testing.assert_allclose(values, [[r[f"p_{c}"] for c in EMOTIONS] for r in rows], atol=1e-6)
+    if architecture == "naive":
+        for measure, value in summary["naive"].items():
+            assert summary["test"][measure] == pytest.approx(value, abs=0.02)
+    examples = pq.read_table(tmp_path / "examples.parquet").num_rows
+    assert bool(examples) == (architecture == "early")
+
+
+@pytest.mark.parametrize(("loss", "best"), [(None, "mean"), ("l1", "median")])
+def test_the_naive_model_of_intensities_is_the_best_constant_of_its_loss(
+    tmp_path: Path, loss: Literal["l1"] | None, best: Literal["mean", "median"]
+) -> None:
+    store = make_store(tmp_path / "store", regression=True)
+    config = Config(model=SMALL_MODELS["naive"], train=TrainConfig(epochs=1, folds=4, loss=loss))
+    run_train(config, store, tmp_path / "run")
+    objective, split = divide(read_clips(store), config)
+    expected = naive_regression(objective.targets.values[split.train], best)
+    np.testing.assert_allclose(load_model(str(tmp_path / "run"))[0].get_parameter("constant").detach(), expected, atol=0.01)
+
+
+def test_a_loss_that_the_labels_do_not_have_is_refused(store: StoreIndex) -> None:
+    config = Config(model=SMALL.model, train=TrainConfig(loss="l1", folds=4))
+    with pytest.raises(
+        ValueError, match=r"train\.loss is l1, but the clips make a classification: expected cross_entropy or l2"
+    ):
+        divide(read_clips(store), config)
+
+
+def test_streams_are_dropped_as_often_as_asked_and_one_always_stays() -> None:
+    torch.manual_seed(0)
+    lengths = {"a": torch.tensor([5, 5, 0, 0] * 1000), "b": torch.tensor([3, 0, 7, 0] * 1000)}
+    dropped = drop_streams(lengths, 0.4)
+    for s, n in lengths.items():
+        assert ((dropped[s] == n) | (dropped[s] == 0)).all()
+    a, b = (dropped[s].view(-1, 4) > 0 for s in ("a", "b"))
+    assert (a[:, 0] | b[:, 0]).all()
+    assert a[:, 1].all()
+    assert b[:, 2].all()
+    assert not (a[:, 3] | b[:, 3]).any()
+    # both drawn with 0.6 * 0.6; one alone else
+    assert (a[:, 0] & b[:, 0]).float().mean() == pytest.approx(0.36, abs=0.05)
+    assert a[:, 0].float().mean() == pytest.approx(0.6 + 0.4 * 0.4 / 2, abs=0.05)
+
+
+def test_bfloat16_trains_about_the_same(store: StoreIndex, tmp_path: Path) -> None:
+    half = Config(model=SMALL.model, train=TrainConfig(**{**asdict(SMALL.train), "precision": "bfloat16"}))
+    losses = []
+    for name, config in (("full", SMALL), ("half", half)):
+        run_train(config, store, tmp_path / name)
+        losses.append([json.loads(x)["train_loss"] for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
