@@ -90,8 +90,8 @@ def main(
         return
     tasks: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for url in map(absolute, runs):
-        task = RunFolder(url).read_json("config.json")["task"]
-        tasks.setdefault(task, {})[url] = ablate_run(url, chosen, repeats, absolute(store) if store else None)
+        rows = ablate_run(url, chosen, repeats, absolute(store) if store else None)
+        tasks.setdefault(RunFolder(url).read_json("config.json")["task"], {})[url] = rows
     for task, by_run in tasks.items():
         for measure in REGRESSION if task == "regression" else CLASSIFICATION:
             console.print(f"\n{measure.name}: {measure.meaning}")

@@ -10,14 +10,25 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from jobs.ablate import cli as ablate
 from jobs.demo import write_unlabelled
+from jobs.export import cli as export
 from jobs.extract import cli as extract
+from jobs.made_task import cli as made_task
 from jobs.report import cli as report
 from jobs.score import cli as score
 from jobs.train import cli as train
 from pipeline.corpora.made import make_corpus
 
-JOBS = {"extract": extract, "train": train, "score": score, "report": report}
+JOBS = {
+    "extract": extract,
+    "train": train,
+    "score": score,
+    "ablate": ablate,
+    "export": export,
+    "report": report,
+    "made_task": made_task,
+}
 
 
 def run(job: str, *arguments: object) -> str:
@@ -86,10 +97,22 @@ def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None, monkey
     assert len(attention) == 4 * 2  # streams, hops
     assert all(abs(sum(a["weights"]) - 1) < 1e-4 for a in attention)
 
+    tables = run("ablate", where, "--levels", "1", "--repeats", 1)
+    assert all(modality in tables for modality in ("audio", "vision", "text", "absent"))
+    assert tables.splitlines()[-4:] == run("ablate", where, "--levels", "1", "--repeats", 1).splitlines()[-4:]
+    curves = pl.read_parquet(where / "ablation.parquet")
+    clean = curves.filter(pl.col("level") == 0)["accuracy"]
+    assert len(clean) == 3
+    assert set(clean) == {(tested["prediction"] == tested["target"]).mean()}
+
+    assert "largest difference from the model" in run("export", where, "--out", tmp_path / "model.pt2")
+    assert [p.name for p in tmp_path.glob("*model*")] == ["model.pt2"]
+
     run("report", where, "--out", tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text()
     assert "<html" in page
     assert "broken" in page
+    assert "With noise, and without a modality" in page
 
     assert "another --out" in refused("score", where, unlabelled, "--out", scores)  # with attention, then without
 
@@ -130,6 +153,11 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(tmp_path: Path, c
         (["train", "x", "--out", tmp_path / "r", "model.hops=many"], "model.hops"),
         (["score", tmp_path / "nowhere", "x", "--out", tmp_path / "s"], "no trained model in"),
         (["report", tmp_path / "nowhere", "--out", tmp_path / "p"], "nowhere"),
+        (["train", "x", "--out", tmp_path / "r", "model.architecture=late", "model.hops=2"], "'late' does not use hops"),
+        (["ablate", tmp_path / "nowhere"], "no trained model in"),
+        (["ablate", "x", "--levels", "loud"], "--levels loud: expected numbers"),
+        (["export", "x", "--out", tmp_path / "model.pkl"], "expected a name that ends in .onnx or .pt2"),
+        (["export", tmp_path / "nowhere", "--out", tmp_path / "model.onnx"], "no trained model in"),
     ]
     for (job, *arguments), message in cases:
         output = refused(str(job), *arguments) + "".join(capfd.readouterr())

@@ -21,7 +21,7 @@ CONFIG = Config(
     experiment="rrnn",
 )
 OVERRIDES = [
-    f"{part}.{key}={value}"
+    f"{part}.{key}={json.dumps(value)}"
     for part, values in {"model": CONFIG.model, "train": CONFIG.train}.items()
     for key, value in vars(values).items()
     if not key.startswith("__")
