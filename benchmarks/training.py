@@ -109,7 +109,7 @@ def _training(name: str, shape: Shape, turns: int) -> list[Row]:
 def _inference(name: str, shape: Shape, turns: int) -> list[Row]:
     batch, _ = made_batch(shape)
     model = build_model(ModelConfig(hidden=shape.hidden), shape.columns, CLASSES).eval()
-    floor = _Floor(shape, products=True).eval()
+    floor = Floor(shape, products=True).eval()
     found = _timed({"ours": _inferring(lambda: model(batch)), "floor": _inferring(lambda: floor(batch))}, 2 * turns)
     return [
         Row(
@@ -210,7 +210,7 @@ def _inferring(forward: Callable[[], object]) -> Step:
     return step
 
 
-class _Floor(nn.Module):
+class Floor(nn.Module):
     """One LSTM a stream, and, if asked, the alignment's products of all hops."""
 
     def __init__(self, shape: Shape, products: bool) -> None:
@@ -234,7 +234,7 @@ def _attention(shape: Shape) -> nn.ModuleDict:
 
 
 def _floor_step(shape: Shape, batch: Batch, products: bool) -> Step:
-    floor = _Floor(shape, products)
+    floor = Floor(shape, products)
     optimiser = torch.optim.AdamW(floor.parameters(), fused=True)
     gradients = [torch.randn_like(x) for x in floor(batch)]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
 from rrnn.ablation import FILE, LEVELS, ablate, write_ablation
@@ -47,10 +49,24 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
     return rows
 
 
+def short_names(urls: Sequence[str]) -> dict[str, str]:
+    """Each run's URL without the folders that all of them share at the start and at the end; the last folder of one alone."""
+    parts = [url.split("/") for url in urls]
+    if len(parts) == 1:
+        return {urls[0]: parts[0][-1]}
+
+    def shared(paths: list[list[str]]) -> int:
+        return sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False)))
+
+    start, end = shared(parts), shared([p[::-1] for p in parts])
+    return {url: "/".join(p[start : max(start + 1, len(p) - end)]) for url, p in zip(urls, parts, strict=True)}
+
+
 def curve_table(by_run: dict[str, list[dict[str, Any]]], key: str) -> Table:
     """Mean of a score over the repeats, a line for each modality and run, a column for each level."""
     levels = sorted({r["level"] for rows in by_run.values() for r in rows if r["kind"] == "noise"})
-    table = Table("noise on", "run", *(f"{level:g} sd" for level in levels), "absent", box=None, pad_edge=False)
+    run_column = Column("run", overflow="fold")
+    table = Table("noise on", run_column, *(f"{level:g} sd" for level in levels), "absent", box=None, pad_edge=False)
     for modality in sorted({r["modality"] for rows in by_run.values() for r in rows}):
         for name, rows in by_run.items():
             of = [r for r in rows if r["modality"] == modality]
@@ -92,7 +108,9 @@ def main(
     for url in map(absolute, runs):
         rows = ablate_run(url, chosen, repeats, absolute(store) if store else None)
         tasks.setdefault(RunFolder(url).read_json("config.json")["task"], {})[url] = rows
-    for task, by_run in tasks.items():
+    for task, of_task in tasks.items():
+        names = short_names(list(of_task))
+        by_run = {names[url]: rows for url, rows in of_task.items()}
         for measure in REGRESSION if task == "regression" else CLASSIFICATION:
             console.print(f"\n{measure.name}: {measure.meaning}")
             console.print(curve_table(by_run, measure.key))

@@ -561,6 +561,18 @@ def test_float32_is_close_to_float64(options: Options) -> None:
     torch.testing.assert_close(model.float()(batch).prediction.double(), exact, rtol=0, atol=1e-5)
 
 
+def test_the_size_of_a_batch_changes_float32_results_by_rounding_alone() -> None:
+    torch.manual_seed(0)
+    model = RRNN(ModelConfig(hidden=64), COLUMNS, 8).eval()
+    rng = np.random.default_rng(0)
+    clips = [random_clip(i, {"acoustic": int(rng.integers(1, 300)), "face": int(rng.integers(0, 90))}) for i in range(33)]
+    with torch.inference_mode():
+        together = torch.softmax(model(collate(clips, COLUMNS)).prediction, dim=-1)
+        for size in (1, 7, 16):
+            parts = [model(collate(clips[i : i + size], COLUMNS)).prediction for i in range(0, len(clips), size)]
+            torch.testing.assert_close(torch.softmax(torch.cat(parts), dim=-1), together, rtol=0, atol=1e-6)
+
+
 def sizes(gate: str) -> np.ndarray:
     models = [make_model({f"s{i}": 2 for i in range(n)}, gate=gate) for n in range(1, 9)]
     return np.array([sum(p.numel() for p in model.parameters()) for model in models])
