@@ -32,13 +32,14 @@ from rrnn.made_task import TASKS
 from rrnn.run import RunFolder
 from rrnn.train import Workers, keep_freed_memory, train
 
-HIDDEN, DROPOUT = 32, 0.1
+HIDDEN, DROPOUT, ALIGN = 32, 0.1, 8
 TRAIN = TrainConfig(loss="cross_entropy", epochs=18, patience=12, batch_size=128, learning_rate=6e-3)
 COLUMNS = ("task", "variant", "seed", "accuracy", "cross_entropy", "best_epoch", "epochs", "seconds")
 
 
 def _model(**options: Any) -> ModelConfig:
-    return ModelConfig(hidden=HIDDEN, dropout=DROPOUT, **options)
+    attends = {} if options.get("architecture") == "late" else {"align_size": ALIGN}
+    return ModelConfig(hidden=HIDDEN, dropout=DROPOUT, **{**attends, **options})
 
 
 VARIANTS: dict[str, ModelConfig] = {
@@ -54,8 +55,8 @@ VARIANTS: dict[str, ModelConfig] = {
     "tied-3": _model(hops=3, tied=True),
     "concatenative-3": _model(hops=3, align="concatenative"),
     "heads-3": _model(hops=3, heads=4),
-    "align-16-3": _model(hops=3, align_size=HIDDEN // 2),
-    "align-32-3": _model(hops=3, align_size=HIDDEN),
+    "align-16-3": _model(hops=3, align_size=16),
+    "align-32-3": _model(hops=3, align_size=32),
     "zero-memory-1": _model(hops=1, memory="zero"),
     "zero-memory-2": _model(hops=2, memory="zero"),
     "zero-memory-3": _model(hops=3, memory="zero"),

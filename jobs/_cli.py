@@ -36,7 +36,7 @@ def user_errors(function: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as e:
+        except (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as e:
             Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {e}", style="red", markup=False)
             raise typer.Exit(2) from e
 

@@ -14,9 +14,9 @@ import typer
 from rich.table import Column, Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
-from rrnn.ablation import FILE, LEVELS, ablate, write_ablation
+from rrnn.ablation import LEVELS, ablate, read_ablation, write_ablation
 from rrnn.data import ClipSet, open_store, read_shard
-from rrnn.results import CLASSIFICATION, REGRESSION
+from rrnn.results import CLASSIFICATION, REGRESSION, curves_of, in_modality_order
 from rrnn.run import RunFolder, load_model
 from rrnn.targets import make_objective, make_targets
 
@@ -27,10 +27,13 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
     model, card, model_id = load_model(url)
     config = run.read_json("config.json")
     asked = {"model_id": model_id, "levels": list(levels), "repeats": repeats}
-    if run.exists("ablation.json") and run.read_json("ablation.json") == asked:
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(run.read(FILE))).to_pylist()
+    rows, made_by = read_ablation(run)
+    if made_by == asked:
         return rows
-    store = open_store(store_url or config["store"], list(card.streams))
+    try:
+        store = open_store(store_url or config["store"], list(card.streams))
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"{url} was trained on a store that is not there ({e}): name where it is with --store") from e
     with progress(len(store.shards), "shards") as advance:
         tables = []
         for shard in store.shards:
@@ -44,8 +47,7 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
     indices = np.array([i for i, clip_id in enumerate(clips.ids) if clip_id in tested], np.int64)
     objective = make_objective(make_targets(clips), config["train"]["loss"])
     rows = ablate(model, card, objective, clips, indices, levels=levels, repeats=repeats)
-    write_ablation(run, rows)
-    run.write_json("ablation.json", asked)  # last: it says that the table is whole
+    write_ablation(run, rows, asked)
     return rows
 
 
@@ -59,21 +61,21 @@ def short_names(urls: Sequence[str]) -> dict[str, str]:
         return sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False)))
 
     start, end = shared(parts), shared([p[::-1] for p in parts])
-    return {url: "/".join(p[start : max(start + 1, len(p) - end)]) for url, p in zip(urls, parts, strict=True)}
+    return {url: "/".join(p[start : max(start + 1, len(p) - end)]) or p[-1] for url, p in zip(urls, parts, strict=True)}
 
 
 def curve_table(by_run: dict[str, list[dict[str, Any]]], key: str) -> Table:
     """Mean of a score over the repeats, a line for each modality and run, a column for each level."""
-    levels = sorted({r["level"] for rows in by_run.values() for r in rows if r["kind"] == "noise"})
+    curves = {name: curves_of(name, rows, key) for name, rows in by_run.items()}
+    levels = sorted({float(x) for of in curves.values() for c in of.values() for x in c.levels})
     run_column = Column("run", overflow="fold")
     table = Table("noise on", run_column, *(f"{level:g} sd" for level in levels), "absent", box=None, pad_edge=False)
-    for modality in sorted({r["modality"] for rows in by_run.values() for r in rows}):
-        for name, rows in by_run.items():
-            of = [r for r in rows if r["modality"] == modality]
-            if of:
-                means = [np.mean([r[key] for r in of if r["kind"] == "noise" and r["level"] == level]) for level in levels]
-                absent = next(r[key] for r in of if r["kind"] == "absent")
-                table.add_row(modality, name, *(f"{m:.4f}" for m in means), f"{absent:.4f}")
+    for modality in in_modality_order(m for of in curves.values() for m in of):
+        for name, of in curves.items():
+            if modality in of:
+                at = dict(zip(of[modality].levels, of[modality].values, strict=True))
+                shown = [f"{at[level]:.4f}" if level in at else "" for level in levels]
+                table.add_row(modality, name, *shown, f"{of[modality].absent:.4f}")
     return table
 
 

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from jobs._cli import absolute, app, console, user_errors
-from rrnn.export import difference, export_onnx, export_program, input_names
+from rrnn.export import check_exportable, difference, export_onnx, export_program, input_names, save_program
 from rrnn.run import load_model
 
 SUFFIXES = (".onnx", ".pt2")
@@ -26,14 +25,17 @@ def main(
 
     For each stream two inputs: its frames (clips, frames, columns) float32, NaN where not observed, padded; and its real
     lengths (clips,) int64, 0 where a clip does not have it. One output: the value of each class. Clips and frames may be
-    any number. Standardisation is in the file; extraction is not. The ONNX file's metadata hold the model's card: classes,
-    streams with their columns, and what extracted them.
+    any number. Standardisation is in the file; extraction is not. The file's metadata (.onnx) or extra files (.pt2) hold the
+    model's card: classes, streams with their columns, and what extracted them.
 
     Example: python -m jobs.export runs/first --out first.onnx
     """
     if out.suffix not in SUFFIXES:
         raise ValueError(f"--out {out}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    if "://" in str(out) or ":/" in str(out) or out.is_dir():
+        raise ValueError(f"--out {out}: expected a file of this machine")
     model, card, model_id = load_model(absolute(run))
+    check_exportable(card)
     if dry_run:
         frames = {s: f"(clips, frames, {columns})" for s, columns in card.columns.items()}
         about = {"run": run, "out": str(out), "model_id": model_id, "inputs": frames, "values": card.classes}
@@ -48,7 +50,7 @@ def main(
         else:
             program = export_program(model, card)
             found = difference(model, card, program)
-            torch.export.save(program, temporary)
+            save_program(program, card, model_id, temporary)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)

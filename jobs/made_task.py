@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jobs._cli import absolute, app, console, user_errors
 from pipeline.clip import Clip, Modality
+from pipeline.files import Folder
 from pipeline.store import SHARD_SIZE, ClipRow, Store
 from pipeline.streams.base import Extractor, Features
 from rrnn import made_task, metrics
@@ -21,6 +22,7 @@ from rrnn import made_task, metrics
 CORPUS = "made_task"
 CLIPS = 10000
 CLIPS_A_SPEAKER = 10
+NOTE = "made_task.json"
 FOLDS = ("train", "train", "train", "valid", "test")
 """Of the speakers in turn."""
 
@@ -103,7 +105,9 @@ def make_store(config: MadeTask, url: str) -> Store:
         stream(config.task, task.strength, dict(task.lengths), config.clips, config.seed)
         for stream in (MadeAudio, MadeVision, MadeText)
     ]
+    _refuse_other(config, Folder(url.rstrip("/")))
     store = Store.create(url, CORPUS, SHARD_SIZE)
+    store.folder.write(NOTE, json.dumps(asdict(config)).encode())
     for stream in streams:
         store.begin_stream(stream)
     store.sweep()
@@ -119,6 +123,17 @@ def make_store(config: MadeTask, url: str) -> Store:
     return store
 
 
+def _refuse_other(config: MadeTask, folder: Folder) -> None:
+    """Raise ValueError where the store is not of this made task."""
+    if folder.exists(NOTE):
+        then = json.loads(folder.read(NOTE))
+        different = [f"{k} was {then.get(k)}, now {now}" for k, now in asdict(config).items() if then.get(k) != now]
+        if different:
+            raise ValueError(f"{folder.url} holds another made task ({'; '.join(different)}): choose another --out")
+    elif folder.exists("store.json"):
+        raise ValueError(f"{folder.url} holds a store that is no made task: choose another --out")
+
+
 def _row(stream: MadeStream, clip: Clip, sequences: made_task.Clip) -> ClipRow:
     assert stream.frame_shift is not None
     x_KF = sequences[stream.name]
@@ -129,7 +144,8 @@ def _row(stream: MadeStream, clip: Clip, sequences: made_task.Clip) -> ClipRow:
 def references(config: MadeTask) -> dict[str, dict[str, float]]:
     """Accuracy, uar and cross-entropy on the test clips, by who answers.
 
-    "Bayes-optimal": the exact posterior, which nothing beats. "audio alone" (and so on): the same, of who has no other
+    "Bayes-optimal": the exact posterior, which nothing beats in the long run; "expected": what it is right about in the long
+    run, by its own account of these clips. "audio alone" (and so on): the same, of who has no other
     stream. "averages": logistic regression on each stream's average over time. "naive": always the commonest class.
     """
     task = made_task.TASKS[config.task]
@@ -137,6 +153,8 @@ def references(config: MadeTask) -> dict[str, dict[str, float]]:
     folds = np.array([clip.fold for clip in config.manifest(labels)])
     train, test = np.flatnonzero(folds == "train"), np.flatnonzero(folds == "test")
     found = {"Bayes-optimal": task.bayes([sequences[i] for i in test], labels[test])}
+    expected = {k: found["Bayes-optimal"][f"expected_{k}"] for k in ("accuracy", "cross_entropy")}
+    found["  expected"] = expected
     for s in task.lengths:
         found[f"{s} alone"] = task.bayes([{s: sequences[i][s]} for i in test], labels[test])
 
@@ -168,8 +186,8 @@ def main(
     """Make clips of a task whose best possible accuracy is known exactly.
 
     The store holds sequences of three modalities, made of noise and of what the task hides in it, as jobs.extract would
-    leave them: train on it with jobs.train. Then printed: the accuracy and cross-entropy that no model can beat, what one
-    modality alone, averages over time, and a constant answer reach. It says nothing about emotions.
+    leave them: train on it with jobs.train. Then printed: the accuracy and cross-entropy that no model can beat but by
+    luck, what one modality alone, averages over time, and a constant answer reach. It says nothing about emotions.
 
     The tasks: **average**, every frame tells a little; **sparse**, one frame a stream tells; **corrupted**, as average, but
     one stream may be noise; **conflict**, streams contradict each other and the text says which is right; **pointer**, the

@@ -1,17 +1,20 @@
 """What a trained model's test scores become with noise on a modality, or without it (the paper's table 3, as curves).
 
-Noise is white and Gaussian, added to every observed value of every stream of the modality, in standard deviations of its column
-over the training clips. The paper does not say how strong its noise was, so there is a level for each point of a curve.
+Noise is white and Gaussian, added to every observed value of every stream of the modality, in standard deviations of its
+column over the training clips; none where a column is the same in all the tested clips. The paper does not say how strong its
+noise was, so there is a level for each point of a curve.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rrnn.data import ClipSet, Sequences
 from rrnn.model import Model, Standardise
@@ -33,6 +36,13 @@ def with_noise(
         x = sequences[s]
         noisy[s] = x + np.float32(level) * deviations[s] * random.standard_normal(x.shape, np.float32)
     return noisy
+
+
+def _varies(clips: Sequence[Sequences], stream: str) -> npt.NDArray[np.bool_]:
+    """(F,) whether a column of the stream has more than one value."""
+    frames = [x[stream] for x in clips if stream in x]
+    x_KF = np.concatenate(frames) if frames else np.zeros((1, 1), np.float32)
+    return np.asarray(np.fmax.reduce(x_KF) > np.fmin.reduce(x_KF))
 
 
 def ablate(
@@ -58,7 +68,7 @@ def ablate(
     clean = score(whole)
     rows = []
     for modality, streams in modalities.items():
-        deviations = {s: cast(Standardise, model.standardise[s]).std.numpy() for s in streams}
+        deviations = {s: cast(Standardise, model.standardise[s]).std.numpy() * _varies(whole, s) for s in streams}
         for level in levels:
             for repeat in range(repeats if level else 1):
                 seeds = [(repeat, *clips.ids[i].encode()) for i in indices]
@@ -77,5 +87,18 @@ def ablate(
     return rows
 
 
-def write_ablation(run: RunFolder, rows: list[dict[str, Any]]) -> None:
-    run.write_table(FILE, pa.Table.from_pylist(rows))
+def write_ablation(run: RunFolder, rows: list[dict[str, Any]], made_by: dict[str, Any]) -> None:
+    """made_by: what the rows depend on, such as {"model_id": ..., "levels": ...}; kept in the file's metadata."""
+    run.write_table(FILE, pa.Table.from_pylist(rows).replace_schema_metadata({"rrnn": json.dumps(made_by)}))
+
+
+def read_ablation(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The run's rows and what they were made by; none where there is no such file. Raises ValueError for one that can't be
+    read."""
+    if not run.exists(FILE):
+        return [], {}
+    try:
+        table = pq.read_table(pa.BufferReader(run.read(FILE)))
+        return table.to_pylist(), json.loads((table.schema.metadata or {})[b"rrnn"])
+    except (OSError, ValueError, KeyError) as e:
+        raise ValueError(f"run {run.url}: {FILE} can't be read: {e}; delete it, and run jobs.ablate again") from e

@@ -41,7 +41,8 @@ class ModelConfig:
     align: Literal["multiplicative", "concatenative"] = "multiplicative"
     """How eq. 5 joins a frame and the memory: tanh(W1 h) * tanh(W2 m), or tanh(W1 h + W2 m)."""
     align_size: int | None = Field(default=None, ge=1)
-    """Size of the alignment space, the rows of W_s1 and W_s2; None is a quarter of hidden."""
+    """Size of the alignment space, the rows of W_s1 and W_s2; None is a quarter of hidden, at
+    least 32, at most D (2 * hidden)."""
     heads: int = Field(default=1, ge=1)
     """Attention weights a stream and hop (rows of W_s3); head i weighs the i-th part of the dimensions. Of mult's too."""
     attend: Literal["time", "dimensions"] = "time"
@@ -63,7 +64,12 @@ class ModelConfig:
         changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(f.default, "default", f.default)]
         unused = [name for name in changed if name not in ("architecture", *USES[self.architecture])]
         if unused:
-            raise ValueError(f"the architecture {self.architecture!r} does not use {', '.join(unused)}: leave the default")
+            defaults = ", ".join(
+                f"{f.name}={getattr(f.default, 'default', f.default)}" for f in fields(self) if f.name in unused
+            )
+            raise ValueError(
+                f"the architecture {self.architecture!r} does not use {', '.join(unused)}: leave the default, {defaults}"
+            )
         width = self.hidden if self.architecture == "mult" else 2 * self.hidden
         if width % self.heads:
             raise ValueError(f"{self.heads} heads can't share {width} dimensions evenly: expected a divisor of {width}")
@@ -127,8 +133,13 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     try:
         return TypeAdapter(Config).validate_python(values)
     except ValidationError as e:
-        problems = [f"{'.'.join(str(p) for p in p['loc'])}: {p['msg']}, found {p['input']!r}" for p in e.errors()]
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError("; ".join(map(_problem, e.errors()))) from None
+
+
+def _problem(error: Any) -> str:
+    """One wrong field, or fields that don't go together."""
+    where, what = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if isinstance(error["input"], dict) else f"{where}: {what}, found {error['input']!r}"
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

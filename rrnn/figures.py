@@ -244,19 +244,18 @@ def draw_ablation(curves: Mapping[str, Sequence[Curve]], measure: Measure, theme
         figure.subplots(1, len(curves), sharey=True, squeeze=False).flat, curves.items(), strict=True
     ):
         # Levels stand at even distances: they grow by factors, and 0 is among them
-        places = np.arange(max(len(c.levels) for c in runs))
-        absent = len(places) - 0.25
+        levels = np.unique(np.concatenate([c.levels for c in runs]))
+        absent = len(levels) - 0.25
         for i, curve in enumerate(runs):
             look: dict[str, Any] = {
                 "color": theme.series[i % len(theme.series)],
                 "linestyle": styles[i // len(theme.series) % len(styles)],
             }
-            place = places[: len(curve.levels)]
-            (line,) = axes.plot(place, measure.scale * curve.values, linewidth=1.8, marker="o", markersize=3.5, **look)
+            places = np.searchsorted(levels, curve.levels)
+            (line,) = axes.plot(places, measure.scale * curve.values, linewidth=1.8, marker="o", markersize=3.5, **look)
             lines.setdefault(plain(curve.label, 34), line)
             axes.plot([absent], [measure.scale * curve.absent], "D", markersize=5, color=look["color"])
-        longest = max(runs, key=lambda c: len(c.levels)).levels
-        axes.set_xticks([*places, absent], [*(f"{x:g}" for x in longest), "absent"])
+        axes.set_xticks([*range(len(levels)), absent], [*(f"{x:g}" for x in levels), "absent"])
         axes.axvline(absent - 0.4, color=theme.hairline, linewidth=0.8)
         axes.grid(axis="y")
         axes.set_title(f"noise on {modality}, standard deviations", color=theme.modality(modality))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-MASKED = -1e30  # a score that no softmax gives weight, and no subtraction turns into NaN
+MASKED = -1e30  # a score that no softmax gives weight, and no subtraction turns into NaN; too large for float16
 
 
 def real_frames(lengths_B: Tensor, frames: int) -> Tensor:
@@ -187,6 +187,6 @@ class _Attend(Function):
         dscores_BNK = alpha_BNK * (dalpha_BNK - (alpha_BNK * dalpha_BNK).sum(-1, keepdim=True))
         looks.weights.append(alpha_BNK)
         looks.contexts.append(dcontexts_BND)
-        looks.scores.append((dscores_BNK, query_BNA, ctx.first))
+        looks.scores.append((dscores_BNK, query_BNA.detach(), ctx.first))  # its history holds this node, and that looks
         keys = keys_BKA[..., ctx.first : ctx.first + query_BNA.shape[-1]]
         return dscores_BNK.new_zeros(()), torch.bmm(dscores_BNK, keys), None, None, None, None, None

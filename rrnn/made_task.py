@@ -1,5 +1,5 @@
 """Made tasks with a known answer: ragged sequences of three modalities, and the exact probability of each class given a clip,
-which no model can beat. They show what attention, hops and gates are for, and where they are for nothing.
+which no model can beat in the long run. They show what attention, hops and gates are for, and where they are for nothing.
 
 Every frame is standard normal noise; some frames carry a mean as well, along directions that are orthonormal within a stream.
 The posterior knows the directions. It does not know positions, keys, decoys, or what is corrupted: it sums over them all.
@@ -123,7 +123,7 @@ class Average(Task):
             x[s] += self._weak(s)[y]
 
     def _log_likelihood(self, x: Mapping[str, FloatArray]) -> FloatArray:
-        return np.asarray(np.sum([_ratios(x[s], self._weak(s)).sum(0) for s in x], axis=0))
+        return np.asarray(sum((_ratios(x[s], self._weak(s)).sum(0) for s in x), np.zeros(C)))
 
 
 class Corrupted(Average):
@@ -140,7 +140,7 @@ class Corrupted(Average):
 
     def _log_likelihood(self, x: Mapping[str, FloatArray]) -> FloatArray:
         sound = {s: _ratios(x[s], self._weak(s)).sum(0) for s in x}
-        whole_C = np.sum(list(sound.values()), axis=0)
+        whole_C = sum(sound.values(), np.zeros(C))
         states = [np.log(1 - self.SHARE) + whole_C]
         for s in self.lengths:
             prior = np.log(self.SHARE / len(self.lengths))
@@ -160,7 +160,7 @@ class Sparse(Task):
             _add(random, x[s], self.strength * values(s)[y])
 
     def _log_likelihood(self, x: Mapping[str, FloatArray]) -> FloatArray:
-        return np.asarray(np.sum([self._cue(x, s, values(s)) for s in x], axis=0))
+        return np.asarray(sum((self._cue(x, s, values(s)) for s in x), np.zeros(C)))
 
 
 class Conflict(Task):

@@ -128,7 +128,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
         self.multiplicative, self.over_time = config.align == "multiplicative", config.attend == "time"
-        self.size = config.align_size or max(1, config.hidden // 4)
+        self.size = config.align_size or min(dim, max(32, config.hidden // 4))
         n = 1 if config.tied else config.hops
         rows = config.heads if self.over_time else dim
         self.w1 = nn.Linear(dim, n * self.size, bias=False)  # W_s1 of every hop

@@ -119,11 +119,11 @@ class MemoryFusionNetwork(Model):
 def positions(frames: int, like: Tensor) -> Tensor:
     """Sinusoidal positions (K, E) of Vaswani et al. 2017, of like's width, type and device: sine in the even columns, cosine in
     the odd ones."""
-    width = like.shape[-1]
+    width, exact = like.shape[-1], torch.promote_types(like.dtype, torch.float32)  # half precision can't tell late frames apart
     column_E = torch.arange(width, device=like.device)
-    rate_E = torch.exp(-(column_E // 2 * 2).to(like.dtype) / width * torch.log(like.new_tensor(1e4)))
-    angle_KE = torch.arange(frames, device=like.device)[:, None] * rate_E
-    return torch.where(column_E % 2 == 0, torch.sin(angle_KE), torch.cos(angle_KE))
+    rate_E = torch.pow(1e4, -(column_E // 2 * 2).to(exact) / width)
+    angle_KE = torch.arange(frames, device=like.device, dtype=exact)[:, None] * rate_E
+    return torch.where(column_E % 2 == 0, torch.sin(angle_KE), torch.cos(angle_KE)).to(like.dtype)
 
 
 class TransformerLayer(nn.Module):
@@ -183,7 +183,7 @@ class MultimodalTransformer(Model):
 
     - The paper adds a layer's input back after its norm, the code before it. Here before it, with a last norm, as in the code.
     - The code lets frame i see only what is not later; the paper does not say so, and neither is it done here. The code scales
-      the convolved frames by the root of their number and adds positions again before the last transformers: the paper
+      the convolved frames by the root of their width and adds positions again before the last transformers: the paper
       does neither.
     - The convolution has kernel 3 and keeps the length, so that a clip of a single frame has an output.
     - Every transformer has the same number of layers; the code's last ones have at least 3.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from rrnn import metrics
+from rrnn.ablation import read_ablation
 from rrnn.run import RunFolder
 
 Array = npt.NDArray[np.float64]
@@ -190,7 +191,9 @@ def read_run(url: str | Path) -> Run:
     name = folder.path.rsplit("/", 1)[-1]
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
     test = [row for row in predictions if row["split"] == "test"]
-    ablation = _read(folder, "ablation.parquet") if folder.exists("ablation.parquet") else []
+    ablation, made_by = read_ablation(folder)
+    if made_by.get("model_id") != summary["model_id"]:
+        ablation = []  # of another model than the one that is reported
     label = str(config.get("experiment") or name)
     return Run(label, slug, folder.url, config, summary, epochs, test, streams, unusable, examples, ablation)
 
@@ -233,17 +236,22 @@ class Curve:
     absent: float
 
 
+def curves_of(label: str, rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Curve]:
+    """A run's curve of each modality, from the rows of its ablation."""
+    curves = {}
+    for modality in in_modality_order(r["modality"] for r in rows):
+        noise = [r for r in rows if r["modality"] == modality and r["kind"] == "noise"]
+        levels = sorted({r["level"] for r in noise})
+        values = [np.mean([r[key] for r in noise if r["level"] == x]) for x in levels]
+        absent = next(float(r[key]) for r in rows if r["modality"] == modality and r["kind"] == "absent")
+        curves[modality] = Curve(label, np.array(levels), np.array(values), absent)
+    return curves
+
+
 def ablation_curves(runs: Sequence[Run], key: str) -> dict[str, list[Curve]]:
     """By modality, a curve of each run that has one."""
-    curves: dict[str, list[Curve]] = {}
-    for run in runs:
-        for modality in in_modality_order(r["modality"] for r in run.ablation):
-            rows = [r for r in run.ablation if r["modality"] == modality]
-            levels = sorted({r["level"] for r in rows if r["kind"] == "noise"})
-            values = [np.mean([r[key] for r in rows if r["kind"] == "noise" and r["level"] == x]) for x in levels]
-            absent = next(float(r[key]) for r in rows if r["kind"] == "absent")
-            curves.setdefault(modality, []).append(Curve(run.label, np.array(levels), np.array(values), absent))
-    return {m: curves[m] for m in in_modality_order(curves)}
+    each = [curves_of(run.label, run.ablation, key) for run in runs]
+    return {m: [c[m] for c in each if m in c] for m in in_modality_order(m for c in each for m in c)}
 
 
 # --- attention over time ---------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rrnn.architectures import build_model
@@ -123,8 +124,10 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
         raise FileNotFoundError(f"no trained model in {url}: expected model/model.safetensors, as jobs.train writes")
     tensors, about = run.read("model/model.safetensors"), run.read("model/model.json")
     values = json.loads(about)
-    if values.pop("format") != MODEL_FORMAT:
-        raise ValueError(f"{url}/model/model.json has another format than {MODEL_FORMAT}, which this version reads")
+    if (found := values.pop("format", None)) != MODEL_FORMAT:
+        raise ValueError(
+            f"{url}/model/model.json has format {found}, and this version reads format {MODEL_FORMAT}: train it again"
+        )
     card = ModelCard(
         model=config_from_dict({"model": values["model"]}).model,
         classes=tuple(values["classes"]),
@@ -132,7 +135,10 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
         streams=values["streams"],
     )
     model = card.build()
-    model.load_state_dict(safetensors.torch.load(tensors))
+    try:
+        model.load_state_dict(safetensors.torch.load(tensors))
+    except SafetensorError as e:
+        raise ValueError(f"{url}/model/model.safetensors can't be read: {e}") from e
     return model.eval(), card, hashlib.sha256(tensors + about).hexdigest()[:16]
 
 

@@ -109,7 +109,8 @@ def train(
     torch.manual_seed(config.train.seed)
     model = card.build().to(workers.device)
     chosen = config.train
-    optimiser = torch.optim.AdamW(model.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, fused=True)
+    rate = 0.0 if isinstance(model, Naive) else chosen.learning_rate  # it is given its best constant, below
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=chosen.weight_decay, fused=True)
     state = State()
     if checkpoint is None:
         fit_standardisation(model, clips, split.train, workers)

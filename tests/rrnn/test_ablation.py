@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from stores import make_store, read_clips
 from test_train import run_train
 
-from rrnn.ablation import ablate, with_noise
+from rrnn.ablation import _varies, ablate, read_ablation, with_noise, write_ablation
 from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import ClipSet, open_store
 from rrnn.model import Model
-from rrnn.run import ModelCard, load_model
+from rrnn.run import ModelCard, RunFolder, load_model
 from rrnn.targets import Objective
 from rrnn.train import divide
 
@@ -64,3 +65,19 @@ def test_scores_fall_to_chance_as_noise_grows_and_are_those_of_a_constant_withou
 
 def test_the_same_noise_every_time(run: Run) -> None:
     assert ablate(*run, levels=(1.0,), repeats=1)[0] == ablate(*run, levels=(0.5, 1.0), repeats=1)[1]
+
+
+def test_a_column_that_never_changes_gets_no_noise() -> None:
+    assert _varies([{"a": np.array([[1.0, 2.0], [1.0, 3.0]])}, {"b": np.zeros((1, 1))}], "a").tolist() == [False, True]
+    assert _varies([{"a": np.array([[np.nan, 2.0], [1.0, np.nan]])}], "a").tolist() == [False, False]
+
+
+def test_curves_are_kept_with_what_made_them(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    assert read_ablation(folder) == ([], {})
+    rows = [{"kind": "noise", "level": 1.0, "accuracy": 0.5}]
+    write_ablation(folder, rows, {"model_id": "m", "levels": [1.0]})
+    assert read_ablation(folder) == (rows, {"model_id": "m", "levels": [1.0]})
+    (tmp_path / "ablation.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"ablation\.parquet can't be read.*run jobs\.ablate again"):
+        read_ablation(folder)

@@ -91,4 +91,4 @@ def test_what_differs_from_the_model_is_no_export() -> None:
     with torch.no_grad():
         next(model.parameters())[0] += 1
     with pytest.raises(RuntimeError, match=r"differs from the model by 0\."):
-        difference(*trained(architecture="naive"), program)
+        difference(model, card, program)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import random
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from reference import ARCHITECTURES as REFERENCES
 from torch import Tensor
 from torch.autograd import gradcheck
 
+import rrnn.frames
 import rrnn.model
 from rrnn.config import ModelConfig, config_from_dict
 from rrnn.data import collate
@@ -209,7 +212,9 @@ IDENTITY = [[1, 0], [0, 1]]
 
 def remember(h: dict[str, list[list[float]]], weights: dict[str, Any], **options: Any) -> tuple[list[float], list[Hop]]:
     """The last memory, from encoder outputs h of one clip."""
-    recursion = Recursion(sorted(h), 2, ModelConfig(hidden=1, **{"hops": 1, "gate": "none", **options})).double().eval()
+    recursion = (
+        Recursion(sorted(h), 2, ModelConfig(hidden=1, align_size=1, **{"hops": 1, "gate": "none", **options})).double().eval()
+    )
     with torch.no_grad():
         for name, parameter in recursion.named_parameters():
             parameter.copy_(doubles(weights.get(name, 0)))
@@ -543,6 +548,19 @@ def test_a_gradient_by_some_parameters_leaves_the_next_one_right() -> None:
     (expected,) = torch.autograd.grad(loss, [w1], retain_graph=True)
     torch.autograd.grad(loss, [model.get_parameter("recursion.attention.face.w2.0.weight")], retain_graph=True)
     closely(torch.autograd.grad(loss, [w1])[0], expected)
+
+
+def test_a_partial_gradient_leaves_nothing_in_memory() -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    model, batch = make_model(), mixed_batch()
+    with pytest.MonkeyPatch.context() as patch:
+        kept = rrnn.frames._Looks.__init__
+        patch.setattr(rrnn.frames._Looks, "__init__", lambda looks: (alive.add(looks), kept(looks))[1])
+        patch.setattr(rrnn.frames._Looks, "__hash__", object.__hash__)
+        for _ in range(3):
+            torch.autograd.grad(model(batch).prediction.sum(), [model.get_parameter("recursion.attention.face.w2.0.weight")])
+    gc.collect()
+    assert not alive
 
 
 # Numbers, sizes, training

@@ -335,3 +335,8 @@ def test_any_number_of_streams(architecture: str, streams: int) -> None:
     assert out.prediction.shape == (2, 3)
     assert out.prediction.isfinite().all()
     assert not out.hops
+
+
+def test_late_positions_differ_in_half_precision_too() -> None:
+    exact = positions(700, torch.zeros(1, 1, 40))
+    torch.testing.assert_close(positions(700, torch.zeros(1, 1, 40, dtype=torch.bfloat16)).float(), exact, rtol=0, atol=0.005)

@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 from runs import TARGETS, answer, intensities, make_run, write_json
 
+from rrnn.figures import LIGHT, draw_ablation
 from rrnn.report import notes_on, write_report
-from rrnn.results import FILES, read_run, tell_apart
+from rrnn.results import CLASSIFICATION, FILES, Curve, read_run, tell_apart
 
 # The test clips of the case worked by hand: anger 2 of 2, sadness 1 of 2; speaker a all right, speaker b half.
 BY_HAND = [
@@ -368,3 +369,19 @@ def test_page_loads_in_a_browser(full: Path, tmp_path: Path) -> None:
     assert "Content Security Policy" in messages[0]
     with Image.open(screenshot) as image:
         assert len(image.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_noise_curves_stand_at_their_own_levels() -> None:
+    curves = {
+        "audio": [
+            Curve("few", np.array([0.0, 4.0]), np.array([0.9, 0.5]), 0.4),
+            Curve("many", np.array([0.0, 1.0, 2.0]), np.array([0.8, 0.7, 0.6]), 0.3),
+        ]
+    }
+    (axes,) = draw_ablation(curves, CLASSIFICATION[0], LIGHT).axes
+    ticks = dict(zip((t.get_text() for t in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    assert list(ticks) == ["0", "1", "2", "4", "absent"]
+    few, _, many, _, *_ = axes.lines
+    assert list(few.get_xdata()) == [ticks["0"], ticks["4"]]
+    assert list(few.get_ydata()) == [90, 50]
+    assert list(many.get_xdata()) == [ticks["0"], ticks["1"], ticks["2"]]
