@@ -54,7 +54,7 @@ class Frames:
             self._looks = _Looks()
             keys_KBA, self._token = _Project.apply(h_KBD, w1_AD, self._looks)  # type: ignore[no-untyped-call]
         else:
-            keys_KBA = torch.sigmoid(F.linear(h_KBD, 2 * w1_AD))
+            keys_KBA = F.linear(h_KBD, 2 * w1_AD).sigmoid_()
         self.keys_BKA = keys_KBA.transpose(0, 1)
 
     def average(self) -> Tensor:
