@@ -41,8 +41,7 @@ class ModelConfig:
     align: Literal["multiplicative", "concatenative"] = "multiplicative"
     """How eq. 5 joins a frame and the memory: tanh(W1 h) * tanh(W2 m), or tanh(W1 h + W2 m)."""
     align_size: int | None = Field(default=None, ge=1)
-    """Size of the alignment space, the rows of W_s1 and W_s2; None is a quarter of hidden, at
-    least 32, at most D (2 * hidden)."""
+    """Size of the alignment space, rows of W_s1 and W_s2; None is a quarter of hidden, at least 32, at most D (2 * hidden)."""
     heads: int = Field(default=1, ge=1)
     """Attention weights a stream and hop (rows of W_s3); head i weighs the i-th part of the dimensions. Of mult's too."""
     attend: Literal["time", "dimensions"] = "time"

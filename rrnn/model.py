@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         x_KBF = torch.cat([x_BKF.transpose(0, 1), padding_BK1.transpose(0, 1).to(x_BKF.dtype)], dim=-1)
         weights = []
         for lstm, column in ((self.forward_lstm, torch.zeros_like(self.shut)), (self.backward_lstm, self.shut)):
-            w_ih, w_hh, b_ih, b_hh = lstm.parameters()
+            w_ih, w_hh, b_ih, b_hh = lstm.parameters()  # in torch's order
             weights += [torch.cat([w_ih, column], dim=1), w_hh, b_ih, b_hh]
         zeros = x_KBF.new_zeros(2, x_KBF.shape[1], self.forward_lstm.hidden_size)
         h_KBD, _, _ = torch.lstm(x_KBF, (zeros, zeros), weights, True, 1, 0.0, self.training, True, False)

@@ -36,8 +36,8 @@ def apply_link(link: str, outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 
 
 def predict(model: Model, card: ModelCard, clips: Sequence[Sequences]) -> npt.NDArray[np.float64]:
-    """Values (n, C) of clips, in order; clips of similar length are computed side by side. One
-    without any stream gets what the model says of nothing."""
+    """Values (n, C) of clips, in order; clips of similar length are computed side by side. One without any stream gets
+    what the model says of nothing."""
     outputs = np.zeros((len(clips), len(card.classes)))
     cost = np.array([sum(len(x) for x in clip.values()) for clip in clips], np.int64)
     with torch.inference_mode():
