@@ -16,8 +16,9 @@ from benchmarks import extraction, features, training
 from benchmarks.measure import Row, table
 from jobs._cli import app, console, progress, user_errors
 from pipeline.clip import Clip
-from pipeline.corpora import corpus_reader
+from pipeline.corpora import open_corpus
 from pipeline.corpora.made import make_corpus
+from pipeline.corpora.reading import read_corpus
 
 GROUPS = ("extraction", "training", "features")
 SPEAKERS, CLIPS_PER_SPEAKER = 2, 4
@@ -29,7 +30,7 @@ def made_clips(folder: Path) -> list[Clip]:
         manifest = make_corpus(
             folder, speakers=SPEAKERS, clips_per_speaker=CLIPS_PER_SPEAKER, progress=lambda _done, _total: advance(1, "")
         )
-    return list(corpus_reader("made")(str(manifest)))
+    return read_corpus(open_corpus("made"), str(manifest))[0]
 
 
 def measure(groups: Sequence[str], clips: Sequence[Clip], n_clips: int, turns: int) -> list[Row]:
@@ -69,7 +70,7 @@ def main(
             elif (clips / "made.json").exists() or not clips.exists():
                 found = made_clips(clips)
             else:
-                found = list(corpus_reader("folder")(str(clips)))
+                found = read_corpus(open_corpus("folder"), str(clips))[0]
         rows = measure(chosen, found, n_clips, turns)
     Console(width=max(console.width, 140), highlight=False).print(table(rows))
     console.print(f"{os.cpu_count()} cores; load before the start {load:.1f}, which should be below 1")

@@ -65,7 +65,7 @@ def main(
                 source=str(manifest),
                 corpus="made",
                 out=str(store),
-                streams=streams_of("audio,vision,text", "", {}),
+                streams=streams_of("made", "audio,vision,text", "", {}),
                 shard_size=SHARD_SIZE,
             )
         )

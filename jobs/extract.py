@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,9 @@ from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
 from pipeline.clip import MODALITIES
-from pipeline.corpora import CORPORA, corpus_reader
+from pipeline.corpora import CORPORA, corpus_class, open_corpus
+from pipeline.corpora.base import Problem
+from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.on_ray import extract_on_ray, ray_started
 from pipeline.store import SHARD_SIZE, Store
@@ -28,42 +31,65 @@ class ExtractConfig:
     source: str
     corpus: str
     out: str
+    corpus_options: dict[str, Any] = field(default_factory=dict)
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Options of each stream, by its name."""
+    """Options of each stream, by its name; "extractor" among them names the extractor, where it is not the stream's name."""
+    split: str | None = None
     shard_size: int = SHARD_SIZE
     workers: int | None = None
     clip_seconds: float = CLIP_SECONDS
 
     def extractors(self) -> list[Extractor]:
-        return [make_stream(name, options) for name, options in self.streams.items()]
+        return [self._extractor(name, options) for name, options in self.streams.items()]
+
+    @staticmethod
+    def _extractor(name: str, options: dict[str, Any]) -> Extractor:
+        rest = {k: v for k, v in options.items() if k != "extractor"}
+        return make_stream(name, rest, options.get("extractor"))
 
 
-def streams_of(modalities: str, streams: str, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def streams_of(corpus: str, modalities: str, streams: str, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The streams that were asked for, with their options. Raises ValueError for a name that is not known."""
     if streams:
-        names = [s.strip() for s in streams.split(",") if s.strip()]
+        pairs = [s.strip().partition("=") for s in streams.split(",") if s.strip()]
+        named = {name.strip(): extractor.strip() for name, _, extractor in pairs}
     else:
         asked = [m.strip() for m in modalities.split(",") if m.strip()]
         if unknown := set(asked) - set(MODALITIES):
             raise ValueError(f"unknown modality {', '.join(sorted(unknown))}: expected some of {', '.join(MODALITIES)}")
-        names = [name for m in MODALITIES if m in asked for name in DEFAULT_STREAMS[m]]
-    if strangers := set(options) - set(names):
-        raise ValueError(f"options for {', '.join(sorted(strangers))}, which is not extracted: {', '.join(names)} are")
-    chosen = {name: options.get(name, {}) for name in names}
-    for name, given in chosen.items():
+        default = corpus_class(corpus).streams or DEFAULT_STREAMS
+        named = {name: "" for m in MODALITIES if m in asked for name in default.get(m, ())}
+    if strangers := set(options) - set(named):
+        raise ValueError(f"options for {', '.join(sorted(strangers))}, which is not extracted: {', '.join(named)} are")
+    chosen = {}
+    for name, extractor in named.items():
+        given = options.get(name, {})
         if not isinstance(given, dict):
             raise ValueError(f"--set {name}={given}: expected {name}.OPTION=VALUE")
-        make_stream(name, given)
+        chosen[name] = {**({"extractor": extractor} if extractor else {}), **given}
+        ExtractConfig._extractor(name, chosen[name])
     return chosen
+
+
+def options_of(corpus: str, pairs: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the corpus, and of streams, out of NAME.OPTION=VALUE pairs."""
+    options = overrides(pairs)
+    of_corpus = options.pop(corpus, {})
+    if not isinstance(of_corpus, dict):
+        raise ValueError(f"--set {corpus}={of_corpus}: expected {corpus}.OPTION=VALUE")
+    open_corpus(corpus, of_corpus)
+    return of_corpus, options
 
 
 def extract(config: ExtractConfig) -> Store:
     """Bring the store up to date with the source; does only what is missing."""
     config = replace(config, source=absolute(config.source), out=absolute(config.out))
-    extractors = config.extractors()
-    clips = list(corpus_reader(config.corpus)(config.source))
+    clips, problems = read_corpus(open_corpus(config.corpus, config.corpus_options), config.source, config.split)
+    print_problems(problems)
+    extractors = [e.settled(clips) for e in config.extractors()]
     store = Store.create(config.out, config.corpus, config.shard_size)
     new, known = store.add_clips(clips)
+    store.folder.write("problems.json", json.dumps([p._asdict() for p in problems], indent=2).encode())
     for extractor in extractors:
         store.begin_stream(extractor)
     if swept := store.sweep():
@@ -86,6 +112,21 @@ def extract(config: ExtractConfig) -> Store:
     return store
 
 
+def print_problems(problems: Sequence[Problem]) -> None:
+    """A line for each kind of problem, with how many there are and the first of them."""
+    by_what: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        by_what.setdefault((problem.kind, problem.what.partition(":")[0]), []).append(problem)
+    for (kind, _), alike in by_what.items():
+        more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
+        console.print(f"  {kind}: {alike[0].where}: {alike[0].what}{more}", style="yellow" if kind != "note" else None)
+
+
+def check_source(config: ExtractConfig, decode: bool) -> int:
+    """Walk the source and print what is there; returns the exit code, 1 where something is missing or broken."""
+    raise NotImplementedError
+
+
 def outcome_table(store: Store) -> Table:
     """What became of every clip in every stream, and why."""
     table = Table("stream", "modality", "ok", "absent", "unusable", "most frequent reason", box=None, pad_edge=False)
@@ -100,7 +141,12 @@ def outcome_table(store: Store) -> Table:
 
 def list_all() -> None:
     """Print the corpora and the streams, what each needs, and its licence."""
-    console.print("corpora: " + ", ".join(CORPORA))
+    corpora = Table("corpus", "SOURCE is", "options", "licence", box=None, pad_edge=False)
+    for name in CORPORA:
+        of = corpus_class(name)
+        corpora.add_row(name, of.holds, ", ".join(f.name for f in fields(of)), of.licence)
+    console.print(corpora)
+    console.print()
     table = Table("stream", "modality", "frame shift", "needs", "licence", box=None, pad_edge=False)
     for name in STREAMS:
         cls = stream_class(name)
@@ -120,10 +166,21 @@ def main(
     modalities: Annotated[
         str, typer.Option(help="Some of audio,vision,text: their default streams are extracted.")
     ] = "audio,vision,text",
-    streams: Annotated[str, typer.Option(help="Streams by name instead, such as acoustic,face; see --list.")] = "",
+    streams: Annotated[
+        str, typer.Option(help="Streams by name instead, such as acoustic,face, or NAME=EXTRACTOR; see --list.")
+    ] = "",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Option of a stream, such as face.height=240. May be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="Option of a stream or the corpus, such as face.height=240. May be repeated."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Your own division into train, valid and test: a CSV of clip and side, or a folder of lists."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only walk the source: print what is there, missing and broken.")
+    ] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="With --check: decode every recording to its end.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
     clip_seconds: Annotated[
         float, typer.Option(min=1, help="The most that one clip may take in one stream, in seconds.")
@@ -145,18 +202,22 @@ def main(
     if list_streams:
         list_all()
         return
-    if not source or not out:
+    if not source or not (out or check):
         raise ValueError("expected SOURCE and --out STORE; see --help")
+    corpus_options, options = options_of(corpus, set_ or [])
     config = ExtractConfig(
         source=source,
         corpus=corpus,
         out=out,
-        streams=streams_of(modalities, streams, overrides(set_ or [])),
+        corpus_options=corpus_options,
+        streams=streams_of(corpus, modalities, streams, options),
+        split=split,
         shard_size=shard_size,
         workers=workers,
         clip_seconds=clip_seconds,
     )
-    corpus_reader(corpus)
+    if check:
+        raise typer.Exit(check_source(config, decode))
     if dry_run:
         made_by = {e.name: e.describe() for e in config.extractors()}
         for about in made_by.values():

@@ -16,13 +16,15 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
+from jobs.extract import print_problems
 from pipeline.clip import Clip
-from pipeline.corpora import CORPORA, corpus_reader
+from pipeline.corpora import CORPORA, open_corpus
+from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS
 from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import map_units, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
-from pipeline.streams import make_stream
+from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor
 from rrnn.data import Times
 from rrnn.predict import explain, predict
@@ -56,12 +58,14 @@ class ScoreConfig:
     clip_seconds: float = CLIP_SECONDS
 
 
-def extractors_of(card: ModelCard) -> list[Extractor]:
+def extractors_of(card: ModelCard, places: dict[str, dict[str, Any]] | None = None) -> list[Extractor]:
     """Exactly the extractors that the model was trained on. Raises ValueError where this version of the code, or a file of
-    weights, would give other numbers."""
+    weights, would give other numbers. places: of each stream, the options that say where its files are."""
+    if strangers := set(places or {}) - set(card.streams):
+        raise ValueError(f"options for {', '.join(sorted(strangers))}: the model's streams are {', '.join(card.streams)}")
     made = []
     for name, about in card.streams.items():
-        extractor = make_stream(name, about["config"])
+        extractor = remake_stream(about, (places or {}).get(name))
         now = json.loads(json.dumps(extractor.describe()))
         different = [k for k in now if k != "licence" and now[k] != about.get(k)]
         if different:
@@ -141,7 +145,8 @@ def score(config: ScoreConfig) -> Store:
     config = replace(config, run=absolute(config.run), clips=absolute(config.clips), out=absolute(config.out))
     _, card, model_id = load_model(config.run)
     extractors_of(card)
-    clips = list(corpus_reader(config.corpus)(config.clips))
+    clips, problems = read_corpus(open_corpus(config.corpus), config.clips)
+    print_problems(problems)
     store = Store.create(config.out, config.corpus, config.shard_size)
     if store.streams():
         raise ValueError(f"{config.out} is a store of features: choose another --out for scores")

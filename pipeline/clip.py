@@ -39,6 +39,11 @@ class Clip:
     start and end cut the clip out of a longer recording, in seconds; None means from its start, to its end.
     emotion is a class; intensities maps emotion names to values (a regression target). Both may be missing: a clip
     to be scored needs no label. fold is the corpus's own, published fold or split, where there is one.
+
+    shares: a soft label, class to share, of sum 1; emotion is then the class of the largest. votes: how many raters chose
+    which emotion, by what they were shown: {"audio" or "vision" or "both": {emotion: votes}}.
+    features: addresses of sequences that somebody else extracted from the recording, by the importer that reads them, such
+    as {"openface": "/data/openface/clip1.csv"}.
     """
 
     clip_id: str
@@ -51,4 +56,7 @@ class Clip:
     emotion: str | None = None
     intensities: dict[str, float] | None = None
     fold: str | None = None
+    shares: dict[str, float] | None = None
+    votes: dict[str, dict[str, float]] | None = None
+    features: dict[str, str] | None = None
     attributes: dict[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clip import Absent, Clip, ClipError
-from pipeline.media import Deadline, Media, open_media
+from pipeline.media import Deadline, Media, no_media, open_media
 from pipeline.store import ClipRow, Store
 from pipeline.streams.base import Extractor
 
@@ -71,7 +71,9 @@ def extract_rows(extractor: Extractor, clips: Sequence[Clip], clip_seconds: floa
     rows = []
     for clip in clips:
         try:
-            with open_media(clip, Deadline(clip_seconds)) as media:
+            deadline = Deadline(clip_seconds)
+            opened = open_media(clip, deadline) if extractor.reads_recording else no_media(clip, deadline)
+            with opened as media:
                 rows.append(extract_clip(extractor, clip, media))
         except ClipError as e:
             rows.append(ClipRow(clip.clip_id, "error", str(e), None))

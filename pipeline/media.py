@@ -358,11 +358,9 @@ def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
     kind, and where the clip's start and end make no sense.
     """
     deadline = deadline or Deadline()
-    start = clip.start or 0.0
-    if not math.isfinite(start) or not math.isfinite(clip.end or 0.0):
-        raise ClipError(f"the clip goes from {clip.start} to {clip.end} s: expected finite numbers")
-    if clip.end is not None and clip.end <= start:
-        raise ClipError(f"the clip ends at {clip.end:g} s, not after its start at {start:g} s")
+    _check_times(clip)
+    if "#" in clip.uri and clip.uri.partition("#")[0].endswith(".csd"):
+        raise Absent("no recording: the corpus is read from sequences that somebody else extracted")
     scheme, _, rest = clip.uri.partition("://")
     with contextlib.ExitStack() as stack:
         if not rest:
@@ -380,6 +378,21 @@ def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
             raise ClipError(f"can't read {clip.uri}: expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://")
         _check_file(path)
         yield Media(path, clip.start, clip.end, deadline)
+
+
+@contextlib.contextmanager
+def no_media(clip: Clip, deadline: Deadline) -> Iterator[Media]:
+    """What an extractor gets that reads no recording: nothing but the clip's times and its deadline."""
+    _check_times(clip)
+    yield Media("", clip.start, clip.end, deadline)
+
+
+def _check_times(clip: Clip) -> None:
+    start = clip.start or 0.0
+    if not math.isfinite(start) or not math.isfinite(clip.end or 0.0):
+        raise ClipError(f"the clip goes from {clip.start} to {clip.end} s: expected finite numbers")
+    if clip.end is not None and clip.end <= start:
+        raise ClipError(f"the clip ends at {clip.end:g} s, not after its start at {start:g} s")
 
 
 def _fetch(uri: str, path: str, deadline: Deadline) -> None:

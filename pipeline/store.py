@@ -47,10 +47,15 @@ MANIFEST_SCHEMA = pa.schema(
         ("emotion", pa.string()),
         ("intensities", pa.map_(pa.string(), pa.float64())),
         ("fold", pa.string()),
+        ("shares", pa.map_(pa.string(), pa.float64())),
+        ("votes", pa.map_(pa.string(), pa.map_(pa.string(), pa.float64()))),
+        ("features", pa.map_(pa.string(), pa.string())),
         ("attributes", pa.map_(pa.string(), pa.string())),
         pa.field("digest", pa.string(), nullable=False),
     ]
 )
+
+MAPS = [f.name for f in MANIFEST_SCHEMA if pa.types.is_map(f.type)]
 
 FEATURES_SCHEMA = pa.schema(
     [
@@ -164,8 +169,10 @@ class Store:
         manifest = self.folder.at("manifest")
         known: dict[str, _Known] = {}
         for name in manifest.names(".parquet"):
-            for row in self._open(manifest, name).read(columns=["clip_id", "digest", "uri", "attributes"]).to_pylist():
-                known[row["clip_id"]] = _Known(row["digest"], (row["uri"], frozenset(row["attributes"] or ())))
+            columns = ["clip_id", "digest", "uri", "features", "attributes"]
+            for row in self._open(manifest, name).read(columns=columns).to_pylist():
+                about = (row["uri"], *(frozenset(row[k] or ()) for k in ("features", "attributes")))
+                known[row["clip_id"]] = _Known(row["digest"], about)
         return known
 
     def _refresh(self, moved: dict[str, Clip]) -> None:
@@ -245,17 +252,17 @@ class Store:
 @dataclass(frozen=True)
 class _Known:
     digest: str
-    about: tuple[str, frozenset[tuple[str, str]]]
+    about: tuple[Any, ...]
 
 
-def _about(clip: Clip) -> tuple[str, frozenset[tuple[str, str]]]:
+def _about(clip: Clip) -> tuple[Any, ...]:
     """What may change without making it another clip."""
-    return clip.uri, frozenset(clip.attributes.items())
+    return clip.uri, frozenset((clip.features or {}).items()), frozenset(clip.attributes.items())
 
 
 def clip_digest(clip: Clip) -> str:
-    """Of all that a clip's row says, but its address and attributes: a corpus that was moved is the same corpus."""
-    row = {k: v for k, v in asdict(clip).items() if k not in ("uri", "attributes")}
+    """Of all that a clip's row says, but its addresses and attributes: a corpus that was moved is the same corpus."""
+    row = {k: v for k, v in asdict(clip).items() if k not in ("uri", "features", "attributes")}
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -300,8 +307,9 @@ def _batched(items: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
 
 def _manifest_row(clip: Clip) -> dict[str, Any]:
     row = asdict(clip)
-    row["intensities"] = list(clip.intensities.items()) if clip.intensities is not None else None
-    row["attributes"] = list(clip.attributes.items())
+    row["votes"] = None if clip.votes is None else {shown: list(of.items()) for shown, of in clip.votes.items()}
+    for name in MAPS:
+        row[name] = None if row[name] is None else list(row[name].items())
     row["words"] = None if clip.words is None else [asdict(w) for w in clip.words]
     row["digest"] = clip_digest(clip)
     return row
@@ -309,12 +317,12 @@ def _manifest_row(clip: Clip) -> dict[str, Any]:
 
 def _clip(row: dict[str, Any]) -> Clip:
     row.pop("digest")
-    words, intensities = row.pop("words"), row.pop("intensities")
-    return Clip(
-        **{**row, "attributes": dict(row["attributes"] or ())},
-        words=None if words is None else tuple(Word(**w) for w in words),
-        intensities=None if intensities is None else dict(intensities),
-    )
+    words = row.pop("words")
+    for name in MAPS:
+        row[name] = None if row[name] is None else dict(row[name])
+    if row["votes"] is not None:
+        row["votes"] = {shown: dict(of) for shown, of in row["votes"].items()}
+    return Clip(**row, words=None if words is None else tuple(Word(**w) for w in words))
 
 
 def _short(value: Any) -> str:

@@ -1,25 +1,42 @@
-"""The corpora that can be read, by name. A corpus is one function: source -> clips, in an order that does not change."""
+"""The corpora that can be read, by name. A module is imported when its corpus is asked for, not before."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from typing import Any
 
-from pipeline.clip import Clip
-
-Reader = Callable[[str], Iterator[Clip]]
+from pipeline.corpora.base import Corpus
 
 CORPORA: dict[str, str] = {
-    "folder": "pipeline.corpora.folder:read",
-    "ravdess": "pipeline.corpora.ravdess:read",
-    "made": "pipeline.corpora.folder:read",  # what pipeline.corpora.made makes is a folder; the name marks its results
+    "folder": "pipeline.corpora.folder:FolderCorpus",
+    "crema_d": "pipeline.corpora.crema_d:CremaD",
+    "ravdess": "pipeline.corpora.ravdess:Ravdess",
+    "cmu_mosei": "pipeline.corpora.cmu_mosei:CmuMosei",
+    "made": "pipeline.corpora.folder:MadeCorpus",
 }
 
 
-def corpus_reader(name: str) -> Reader:
-    """The reader of a corpus. Raises ValueError for a name that is not one."""
-    if name not in CORPORA:
-        raise ValueError(f"unknown corpus {name!r}: expected one of {', '.join(CORPORA)}")
-    module, _, attribute = CORPORA[name].partition(":")
-    reader: Reader = getattr(importlib.import_module(module), attribute)
-    return reader
+def corpus_class(name: str) -> type[Corpus]:
+    """The class of a corpus: one of CORPORA, or MODULE:CLASS of one's own. Raises ValueError for a name that is neither."""
+    module, _, attribute = CORPORA.get(name, name).partition(":")
+    if not attribute:
+        raise ValueError(f"unknown corpus {name!r}: expected one of {', '.join(CORPORA)}, or MODULE:CLASS of your own")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as e:
+        raise ValueError(f"corpus {name!r} can't be imported: {e}") from e
+    if not (isinstance(cls, type) and issubclass(cls, Corpus)):
+        raise ValueError(f"corpus {name!r} is no subclass of pipeline.corpora.base.Corpus")
+    return cls
+
+
+def open_corpus(name: str, config: Mapping[str, Any] | None = None) -> Corpus:
+    """A corpus with the given options. Raises ValueError for an option that it does not have."""
+    cls = corpus_class(name)
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := set(config or {}) - known:
+        has = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"corpus {name!r} has no option {', '.join(sorted(unknown))}: it has {has}")
+    return cls(**(config or {}))

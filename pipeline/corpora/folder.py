@@ -20,17 +20,39 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import fsspec
 
 from pipeline.clip import Clip, Word
+from pipeline.corpora.base import Corpus, Report
 from pipeline.corpora.listing import MEDIA_SUFFIXES, is_remote, media_files
 
 csv.field_size_limit(1 << 27)  # the words of a long recording in one cell
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 FIELDS = ("clip_id", "path", "start", "end", "speaker", "fold", "transcript", "words", "emotion")
+
+
+@dataclass(frozen=True)
+class FolderCorpus(Corpus):
+    """See the module."""
+
+    name: ClassVar[str] = "folder"
+    licence: ClassVar[str] = "your own"
+    holds: ClassVar[str] = "recordings, or a manifest of them"
+
+    def clips(self, source: str, report: Report) -> Iterator[Clip]:
+        return read(source)
+
+
+class MadeCorpus(FolderCorpus):
+    """What pipeline.corpora.made makes is a folder; the name marks its results."""
+
+    name: ClassVar[str] = "made"
+    licence: ClassVar[str] = "Apache-2.0; voices by espeak-ng (GPL-3.0), portrait in the public domain (NASA)"
+    holds: ClassVar[str] = "what jobs.demo makes"
 
 
 def read(source: str) -> Iterator[Clip]:

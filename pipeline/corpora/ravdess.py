@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 from pipeline.clip import Clip
+from pipeline.corpora.base import Corpus, Problem, Report
 from pipeline.corpora.listing import media_files
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -20,32 +23,40 @@ MODALITIES = {"01": "audio-video", "02": "video-only", "03": "audio-only"}
 NAME = re.compile(r"^(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])$")
 
 
-def read(source: str) -> Iterator[Clip]:
-    """Clips of a RAVDESS folder. Raises ValueError where a media file's name is not one of RAVDESS's."""
-    found = 0
-    for relative, address in media_files(source):
-        stem = relative.rpartition("/")[2].rpartition(".")[0]
-        match = NAME.match(stem)
-        if match is None:
-            raise ValueError(
-                f"{relative} has no RAVDESS name: expected seven two-digit fields such as 03-01-06-01-02-01-12, found {stem!r}"
+@dataclass(frozen=True)
+class Ravdess(Corpus):
+    """See the module."""
+
+    name: ClassVar[str] = "ravdess"
+    licence: ClassVar[str] = "CC BY-NC-SA 4.0"
+    holds: ClassVar[str] = "folder of WAV, MP4 or other recordings under their published names"
+
+    def clips(self, source: str, report: Report) -> Iterator[Clip]:
+        """Clips of a RAVDESS folder. A media file whose name is not one of RAVDESS's is reported, and no clip."""
+        found = 0
+        for relative, address in media_files(source):
+            stem = relative.rpartition("/")[2].rpartition(".")[0]
+            match = NAME.match(stem)
+            if match is None:
+                what = f"no RAVDESS name: expected seven two-digit fields such as 03-01-06-01-02-01-12, found {stem!r}"
+                report(Problem("unexpected", relative, what))
+                continue
+            modality, channel, emotion, intensity, statement, repetition, actor = match.groups()
+            found += 1
+            yield Clip(
+                clip_id=stem,
+                uri=address,
+                speaker=actor,
+                emotion=EMOTIONS[int(emotion) - 1],
+                fold=next(str(k) for k, actors in enumerate(FOLDS, 1) if int(actor) in actors),
+                attributes={
+                    "modality": MODALITIES[modality],
+                    "channel": "speech" if channel == "01" else "song",
+                    "intensity": "normal" if intensity == "01" else "strong",
+                    "statement": STATEMENTS[int(statement) - 1],
+                    "repetition": repetition,
+                    "sex": "male" if int(actor) % 2 else "female",
+                },
             )
-        modality, channel, emotion, intensity, statement, repetition, actor = match.groups()
-        found += 1
-        yield Clip(
-            clip_id=stem,
-            uri=address,
-            speaker=actor,
-            emotion=EMOTIONS[int(emotion) - 1],
-            fold=next(str(k) for k, actors in enumerate(FOLDS, 1) if int(actor) in actors),
-            attributes={
-                "modality": MODALITIES[modality],
-                "channel": "speech" if channel == "01" else "song",
-                "intensity": "normal" if intensity == "01" else "strong",
-                "statement": STATEMENTS[int(statement) - 1],
-                "repetition": repetition,
-                "sex": "male" if int(actor) % 2 else "female",
-            },
-        )
-    if not found:
-        raise ValueError(f"no media file below {source}")
+        if not found:
+            raise ValueError(f"no RAVDESS recording below {source}")

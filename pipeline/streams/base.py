@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ class Extractor:
     """
 
     name: ClassVar[str]
+    """Of the stream; make_stream() gives an object another, where one extractor makes several streams of a store."""
     version: ClassVar[str]
     modality: ClassVar[Modality]
     frame_shift: ClassVar[float | None]
@@ -45,6 +47,10 @@ class Extractor:
     """Of the extractor and its weights, in a few words, for people who must know before they use it."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages beyond the core ones, as `pip install` knows them."""
+    places: ClassVar[tuple[str, ...]] = ()
+    """Options that say where files are and not what is in them: no part of what a stream is."""
+    reads_recording: ClassVar[bool] = True
+    """Whether extract() asks for media; where not, the recording need not be there, and is not fetched."""
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0
 
@@ -52,6 +58,20 @@ class Extractor:
     def columns(self) -> tuple[str, ...]:
         """Name of each column of Features.values, in order."""
         raise NotImplementedError
+
+    def changed(self, **options: Any) -> Self:
+        """The same stream with other options."""
+        other = replace(self, **options)
+        if self.name != type(self).name:
+            object.__setattr__(other, "name", self.name)
+        return other
+
+    def settled(self, clips: Sequence[Clip]) -> Self:
+        """The same, with the options filled in that only the files can tell, such as the columns of an array.
+
+        Called once a job, before anything is described or extracted. Raises ValueError where the files don't tell.
+        """
+        return self
 
     def load(self) -> None:
         """Load what extract() needs. Called once in a worker, before the first clip."""
@@ -67,11 +87,12 @@ class Extractor:
         """All that makes the numbers what they are, as JSON: kept in the store and compared before anything is reused."""
         return {
             "name": self.name,
+            **({"extractor": type(self).name} if self.name != type(self).name else {}),
             "version": self.version,
             "modality": self.modality,
             "frame_shift": self.frame_shift,
             "columns": list(self.columns),
-            "config": asdict(self),
+            "config": {k: v for k, v in asdict(self).items() if k not in self.places},
             "licence": self.licence,
         }
 

@@ -14,7 +14,7 @@ import importlib.util
 import io
 import math
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -324,7 +324,7 @@ class Face(Extractor):
         object.__setattr__(self, "_landmarker", FaceLandmarker(bundle))
 
     def __getstate__(self) -> dict[str, Any]:
-        return asdict(self)  # the options travel to a worker, what was loaded does not
+        return {k: v for k, v in self.__dict__.items() if k != "_landmarker"}  # what was loaded does not travel to a worker
 
     def extract(self, clip: Clip, media: Media) -> Features:
         landmarker = self._landmarker

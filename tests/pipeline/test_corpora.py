@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clip import Word
-from pipeline.corpora import corpus_reader
+from pipeline.clip import Clip, Word
+from pipeline.corpora import open_corpus
+from pipeline.corpora.base import Problem
 from pipeline.corpora.folder import read as read_folder
-from pipeline.corpora.ravdess import FOLDS
-from pipeline.corpora.ravdess import read as read_ravdess
+from pipeline.corpora.ravdess import FOLDS, Ravdess
+
+
+def read_ravdess(source: str) -> list[Clip]:
+    problems: list[Problem] = []
+    clips = list(Ravdess().clips(source, problems.append))
+    assert not problems
+    return clips
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -40,10 +47,13 @@ def test_ravdess_folds_hold_each_actor_once() -> None:
     assert sorted(actor for fold in FOLDS for actor in fold) == list(range(1, 25))
 
 
-def test_ravdess_refuses_a_name_that_is_not_one(tmp_path: Path) -> None:
-    touch(tmp_path, "03-01-09-01-02-01-12.wav")
-    with pytest.raises(ValueError, match=r"03-01-09-01-02-01-12\.wav has no RAVDESS name"):
-        list(read_ravdess(str(tmp_path)))
+def test_ravdess_reports_a_name_that_is_not_one_and_goes_on(tmp_path: Path) -> None:
+    touch(tmp_path, "03-01-09-01-02-01-12.wav", "03-01-01-01-02-01-12.wav")
+    problems: list[Problem] = []
+    (clip,) = Ravdess().clips(str(tmp_path), problems.append)
+    assert clip.clip_id == "03-01-01-01-02-01-12"
+    (problem,) = problems
+    assert (problem.kind, problem.where) == ("unexpected", "03-01-09-01-02-01-12.wav")
 
 
 def test_folder_without_manifest_lists_media_in_order_through_links(tmp_path: Path) -> None:
@@ -132,4 +142,4 @@ def test_empty_and_missing_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         list(read_folder(str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match="unknown corpus 'ravdes': expected one of folder"):
-        corpus_reader("ravdes")
+        open_corpus("ravdes")

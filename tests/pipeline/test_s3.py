@@ -14,7 +14,8 @@ from scipy.io import wavfile
 
 from jobs.report import thumbnails
 from pipeline.clip import Clip
-from pipeline.corpora import corpus_reader
+from pipeline.corpora import open_corpus
+from pipeline.corpora.reading import read_corpus
 from pipeline.extract import extract_shard, pending
 from pipeline.files import Folder
 from pipeline.media import open_media
@@ -56,7 +57,7 @@ def put_clips(bucket: str, folder: Path) -> None:
 
 def test_a_store_in_a_bucket_is_the_store_on_the_disk(bucket: str, tmp_path: Path) -> None:
     put_clips(bucket, tmp_path)
-    clips = list(corpus_reader("folder")(f"{bucket}/clips"))
+    clips, _ = read_corpus(open_corpus("folder"), f"{bucket}/clips")
     assert [(c.clip_id, c.uri) for c in clips] == [(f"deep/{i}.wav", f"{bucket}/clips/deep/{i}.wav") for i in range(3)]
     clips.append(Clip(clip_id="gone", uri=f"{bucket}/clips/gone.wav"))
     stores = [Store.create(url, "folder", 2) for url in (f"{bucket}/store", str(tmp_path / "store"))]
