@@ -89,7 +89,8 @@ def extract(config: ExtractConfig) -> Store:
     extractors = [e.settled(clips) for e in config.extractors()]
     store = Store.create(config.out, config.corpus, config.shard_size)
     new, known = store.add_clips(clips)
-    store.folder.write("problems.json", json.dumps([p._asdict() for p in problems], indent=2).encode())
+    if problems:
+        store.folder.write("problems.json", json.dumps([p._asdict() for p in problems], indent=2).encode())
     for extractor in extractors:
         store.begin_stream(extractor)
     if swept := store.sweep():

@@ -157,7 +157,8 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         blocks = load_clips(store)
         clips = ClipSet(ray.get(blocks), list(store.streams))
-        divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
+        _, split = divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
+        console.print(f"  {split.how}", style="yellow" if "WARNING" in split.how else None)
         if run.exists("config.json") and run.read_json("config.json")["data_digest"] != clips.digest():
             raise ValueError(f"{job.out} was begun on other data than {job.store} holds now: choose another --out")
         del clips
@@ -219,6 +220,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for name, value in summary["test"].items():
         if name in HEADLINES:
             table.add_row(name, f"{value:.4f}", f"{summary['naive'][name]:.4f}")
+    for shown, of in summary.get("human", {}).items():
+        table.add_row(
+            f"raters shown {shown}, per response / by majority", f"{of['accuracy']:.4f} / {of['majority_accuracy']:.4f}"
+        )
     return table
 
 

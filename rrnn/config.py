@@ -103,10 +103,13 @@ class TrainConfig:
     clip_gradient: float = Field(default=1.0, gt=0)
     """Largest norm of a step's gradient."""
     seed: int = 0
-    split: Literal["speaker", "clip"] = "speaker"
-    """What never is on two sides. "clip" lets a speaker be on all of them: it leaks, and is for clips without speakers."""
+    split: Literal["speaker", "speaker_folds", "leave_one_speaker_out", "given", "clip"] = "speaker"
+    """Who is tested. speaker: the corpus's own folds, or where it has none, speakers dealt into `folds` parts; no speaker is on
+    two sides. speaker_folds: dealt, whatever folds the corpus has. leave_one_speaker_out: each speaker is a fold. given: the
+    corpus's own folds, even where they have a speaker on two sides, which flatters the result. clip: clips are dealt, which
+    flatters it too, and is for clips without speakers."""
     folds: int = Field(default=5, ge=2)
-    """Into how many parts speakers are dealt where the corpus has no folds of its own."""
+    """Into how many parts speakers (or clips) are dealt."""
     test_fold: int = Field(default=0, ge=0)
     """The part that is held out for the test, counted from 0 in sorted order."""
     valid_share: float = Field(default=0.2, gt=0, lt=1)

@@ -21,7 +21,7 @@ import torch
 
 from rrnn.model import Batch
 
-CLIP_COLUMNS = ("clip_id", "uri", "start", "end", "speaker", "emotion", "intensities", "fold")
+CLIP_COLUMNS = ("clip_id", "uri", "start", "end", "speaker", "emotion", "intensities", "fold", "shares", "votes")
 
 
 Sequences = dict[str, npt.NDArray[np.float32]]
@@ -137,6 +137,8 @@ class ClipSet:
         self.uris, self.starts, self.ends = column("uri"), column("start"), column("end")
         self.speakers, self.folds, self.emotions = column("speaker"), column("fold"), column("emotion")
         self.intensities = [dict(v) if v else None for v in column("intensities")]
+        self.shares = [dict(v) if v else None for v in column("shares")]
+        self.votes = [{shown: dict(of) for shown, of in v} if v else {} for v in column("votes")]
         self.shards = column("shard")
         self._digests = column("digest")
         self.status = {s: column(f"{s}.status") for s in self.streams}

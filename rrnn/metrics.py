@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +107,25 @@ def weighted_accuracy(target: npt.NDArray[np.floating[Any]], prediction: npt.NDA
     answer = prediction > WEIGHTED_ACCURACY_THRESHOLD
     recall, specificity = answer[truth].mean(), 1 - answer[~truth].mean()
     return float(recall + specificity) / 2
+
+
+def human_accuracy(votes: Sequence[Mapping[str, float]], truth: Sequence[str]) -> dict[str, float]:
+    """How well raters named the emotions of some clips. votes: of each clip, how many chose which; truth: its emotion.
+
+    "accuracy" is per response, the share of all votes that name the true emotion; "majority_accuracy" the share of clips whose
+    true emotion has more votes than any other (a tie is wrong). "responses" and "clips" count what they are shares of; clips
+    without a vote are left out. Both are NaN where there is none.
+    """
+    rated = [(of, name) for of, name in zip(votes, truth, strict=True) if sum(of.values()) > 0]
+    right = [of.get(name, 0) for of, name in rated]
+    total = float(sum(sum(of.values()) for of, _ in rated))
+    first = [of.get(name, 0) > max([n for other, n in of.items() if other != name], default=0) for of, name in rated]
+    return {
+        "accuracy": float(sum(right)) / total if total else float("nan"),
+        "majority_accuracy": float(np.mean(first)) if rated else float("nan"),
+        "responses": total,
+        "clips": float(len(rated)),
+    }
 
 
 def naive_classification(train_target: npt.NDArray[np.integer[Any]], n_classes: int) -> npt.NDArray[np.float64]:

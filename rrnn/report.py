@@ -224,6 +224,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, *, thumbnails: Thu
         "corpora": sorted({str(r.config["corpus"]) for r in read}),
         "notes": notes_on(read),
         "headline": output.table(_headline(read)),
+        "human": output.table(human) if (human := _human(read)).rows else None,
         "comparison": _comparison(read, output) if len(read) > 1 else None,
         "ablation": _ablation(read, output),
         "unusable": _unusable(read, output),
@@ -340,6 +341,22 @@ def _headline(runs: Sequence[Run]) -> Table:
         pairs = [cell for m in run.measures for cell in (run.scores[m.key], run.summary["naive"][m.key])]
         rows.append([run.label, " + ".join(run.modalities), *pairs, len(run.clips), run.n_speakers])
     return Table("scores", "Scores on the test clips", {**columns, "Test clips": "count", "Speakers": "count"}, rows)
+
+
+def _human(runs: Sequence[Run]) -> Table:
+    """What raters made of the same test clips; see metrics.human_accuracy."""
+    columns = {"Run": "text", "Raters were shown": "text", "Right per response": "percent", "Right by majority": "percent"}
+    rows: list[list[Cell]] = [
+        [
+            run.label,
+            "audio and vision" if shown == "both" else shown,
+            *(float(of[key]) for key in ("accuracy", "majority_accuracy")),
+            *(int(of[key]) for key in ("responses", "clips")),
+        ]
+        for run in runs
+        for shown, of in run.summary.get("human", {}).items()
+    ]
+    return Table("human", "What people make of the same clips", {**columns, "Responses": "count", "Clips": "count"}, rows)
 
 
 def _comparison(runs: Sequence[Run], output: Output) -> Picture:

@@ -35,72 +35,93 @@ def split_clips(
     keep: npt.NDArray[np.bool_],
     config: TrainConfig,
 ) -> Split:
-    """Divide the clips for which keep is true.
+    """Divide the clips for which keep is true, as config.split says.
 
-    A corpus whose folds are named train, valid and test is divided so. Otherwise its folds, or, where it has none, its
-    speakers dealt into config.folds parts, give the test part (config.test_fold), and valid_share of the speakers that
-    remain decides when to stop. Raises ValueError where clips have no speaker, speakers are too few, or a speaker would
-    be on two sides.
+    Folds that are named train and test, with or without valid, are one fixed division, and a clip in no fold is on no side
+    of it. Of any other folds, the corpus's or dealt, one is the test part (config.test_fold). Where no fold is named valid,
+    valid_share of the speakers that are not tested decides when to stop. Raises ValueError where clips have no speaker,
+    speakers are too few, or a speaker would be on two sides.
     """
     kept: list[int] = np.flatnonzero(keep).tolist()
-    if config.split == "clip":
-        groups: dict[int, str] = {i: ids[i] for i in kept}
-        what = "clips"
-    else:
-        nameless = [ids[i] for i in kept if speakers[i] is None]
-        if nameless:
-            raise ValueError(
-                f"{len(nameless)} clips have no speaker (such as {nameless[0]!r}), so none can be held out by speaker: name "
-                "the speakers in the manifest, or say train.split=clip, which lets a speaker be on both sides and flatters "
-                "the result"
-            )
-        groups = {i: str(speakers[i]) for i in kept}
-        what = "speakers"
-    names = {folds[i] for i in kept}
-    if None in names and len(names) > 1:
-        some = sum(folds[i] is None for i in kept)
-        raise ValueError(f"{some} clips have no fold and others do: expected a fold for each clip, or for none")
-    if names & {*SIDES, "dev", "val", "validation"} and names != set(SIDES):
-        found = ", ".join(sorted(str(n) for n in names))
+    what = "clips" if config.split == "clip" else "speakers"
+    groups: dict[int, str] = {}
+    nameless = [ids[i] for i in kept if speakers[i] is None]
+    for i in kept:
+        name = speakers[i]
+        groups[i] = ids[i] if config.split == "clip" or (config.split == "given" and name is None) else str(name)
+    if nameless and config.split not in ("clip", "given"):
+        raise ValueError(
+            f"{len(nameless)} clips have no speaker (such as {nameless[0]!r}), so none can be held out by speaker: name "
+            "the speakers in the manifest, or say train.split=clip, which lets a speaker be on both sides and flatters "
+            "the result"
+        )
+    own = {i: folds[i] for i in kept} if config.split in ("speaker", "given", "clip") else dict.fromkeys(kept)
+    names = {name for name in own.values() if name is not None}
+    fixed = {"train", "test"} <= names <= set(SIDES)
+    if names & {*SIDES, "dev", "val", "validation"} and not fixed:
+        found = ", ".join(sorted(names))
         raise ValueError(f"the clips' folds are {found}: expected train, valid and test, each with usable, labelled clips")
-    if names == set(SIDES):
-        sides = {i: str(folds[i]) for i in groups}
-        how = "the corpus's own split"
+    outside = [i for i in kept if own[i] is None]
+    if names and outside and not fixed:
+        raise ValueError(f"{len(outside)} clips have no fold and others do: expected a fold for each clip, or for none")
+    if config.split == "given" and not names:
+        raise ValueError("train.split=given, but the clips have no folds: name them in the manifest, or with --split")
+
+    if fixed:
+        groups = {i: g for i, g in groups.items() if own[i] is not None}
+        part_of = {i: str(own[i]) for i in groups}
+        held_out, how = "test", "the corpus's own split"
+        if outside:
+            how += f" ({len(outside)} clips in no fold are on no side)"
     else:
-        sides, how = _by_fold(groups, folds, names, what, config)
-    for name in sorted(set(groups.values())):
-        on = {sides[i] for i in groups if groups[i] == name}
-        if len(on) > 1:
-            raise ValueError(f"speaker {name!r} would be on two sides, {' and '.join(sorted(on))}: the folds leak speakers")
+        part_of, how = _parts(groups, own, what, config)
+        parts = sorted(set(part_of.values()))
+        if config.test_fold >= len(parts):
+            raise ValueError(f"train.test_fold is {config.test_fold}, but there are {len(parts)} folds, counted from 0")
+        held_out = parts[config.test_fold]
+        how += f"; test: part {held_out}"
+    if "valid" in names:
+        sides = part_of
+    else:
+        rest = sorted({g for i, g in groups.items() if part_of[i] != held_out})
+        if len(rest) < 2:
+            raise ValueError(f"{len(rest)} {what} remain beside the test fold: expected 2 or more, to train on and to stop by")
+        n_valid = min(len(rest) - 1, max(1, math.ceil(config.valid_share * len(rest))))
+        chosen = np.random.default_rng(config.seed).permutation(len(rest))[:n_valid]
+        valid = {rest[j] for j in chosen}
+        sides = {i: "test" if part_of[i] == held_out else "valid" if g in valid else "train" for i, g in groups.items()}
+        how += f"; {n_valid} of the other {len(rest)} {what} decide when to stop"
+
+    if leaking := leaks(groups, sides):
+        what_leaks = f"{len(leaking)} speakers are on two sides, such as {', '.join(leaking[:5])}"
+        if config.split != "given":
+            raise ValueError(
+                f"{what_leaks}: the folds leak speakers. Say train.split=speaker_folds to deal speakers anew, or "
+                "train.split=given to keep these folds and a flattered result"
+            )
+        how += f"; WARNING: {what_leaks}, which flatters the result"
     arrays = {side: np.array([i for i in groups if sides[i] == side], np.int64) for side in SIDES}
     return Split(arrays["train"], arrays["valid"], arrays["test"], how)
 
 
-def _by_fold(
-    groups: dict[int, str], folds: Sequence[str | None], names: set[str | None], what: str, config: TrainConfig
-) -> tuple[dict[int, str], str]:
+def leaks(groups: dict[int, str], sides: dict[int, str]) -> list[str]:
+    """Groups (speakers) that are on more than one side."""
+    on: dict[str, set[str]] = {}
+    for i, group in groups.items():
+        on.setdefault(group, set()).add(sides[i])
+    return sorted(group for group, of in on.items() if len(of) > 1)
+
+
+def _parts(groups: dict[int, str], own: dict[int, str | None], what: str, config: TrainConfig) -> tuple[dict[int, str], str]:
+    """The part of each clip, and how parts were made."""
+    if len({*own.values()} - {None}) > 1:
+        return {i: str(own[i]) for i in groups}, "the corpus's own folds"
     everyone = sorted(set(groups.values()))
-    if None not in names and len(names) > 1:
-        parts = sorted(str(n) for n in names)
-        part_of = {i: str(folds[i]) for i in groups}
-        how = "the corpus's own folds"
-    else:
-        if len(everyone) < 3:
-            raise ValueError(f"{len(everyone)} {what} can't be divided into train, valid and test: expected 3 or more")
-        n = min(config.folds, len(everyone))
-        dealt = np.random.default_rng(0).permutation(len(everyone))  # the folds are the same for every training seed
-        fold_of = {everyone[j]: str(position % n) for position, j in enumerate(dealt)}
-        parts = [str(k) for k in range(n)]
-        part_of = {i: fold_of[g] for i, g in groups.items()}
-        how = f"{what} dealt into {n} parts"
-    if config.test_fold >= len(parts):
-        raise ValueError(f"train.test_fold is {config.test_fold}, but there are {len(parts)} folds, counted from 0")
-    held_out = parts[config.test_fold]
-    rest = sorted({g for i, g in groups.items() if part_of[i] != held_out})
-    if len(rest) < 2:
-        raise ValueError(f"{len(rest)} {what} remain beside the test fold: expected 2 or more, to train on and to stop by")
-    n_valid = min(len(rest) - 1, max(1, math.ceil(config.valid_share * len(rest))))
-    chosen = np.random.default_rng(config.seed).permutation(len(rest))[:n_valid]
-    valid = {rest[j] for j in chosen}
-    sides = {i: "test" if part_of[i] == held_out else "valid" if g in valid else "train" for i, g in groups.items()}
-    return sides, f"{how}; test: part {held_out}; {n_valid} of the other {len(rest)} {what} decide when to stop"
+    if len(everyone) < 3:
+        raise ValueError(f"{len(everyone)} {what} can't be divided into train, valid and test: expected 3 or more")
+    if config.split == "leave_one_speaker_out":
+        return groups, "each speaker a part"
+    n = min(config.folds, len(everyone))
+    dealt = np.random.default_rng(0).permutation(len(everyone))  # the folds are the same for every training seed
+    part = {everyone[j]: f"{position % n:0{len(str(n - 1))}d}" for position, j in enumerate(dealt)}
+    return {i: part[g] for i, g in groups.items()}, f"{what} dealt into {n} parts"

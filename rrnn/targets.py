@@ -20,23 +20,42 @@ LOSSES = {"classification": ("cross_entropy", "l2"), "regression": ("l2", "l1")}
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be predicted. values: (n,) int64 classes, or (n, C) float32 intensities. labelled: (n,) bool."""
+    """What is to be predicted. values: (n,) int64 classes, -1 where a clip has none, or (n, C) float32 intensities. shares:
+    (n, C) float32, of sum 1, where clips have soft labels, which training then learns. labelled: (n,) bool, what can be
+    trained on; scored: (n,) bool, what can be tested on (raters who are divided name no class)."""
 
     task: str
     names: tuple[str, ...]
     values: npt.NDArray[Any]
     labelled: npt.NDArray[np.bool_]
+    shares: npt.NDArray[np.float32] | None = None
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        return self.labelled if self.task == "regression" else np.asarray(self.values >= 0)
+
+    @property
+    def learned(self) -> npt.NDArray[Any]:
+        """What the loss compares outputs with."""
+        return self.values if self.shares is None else self.shares
 
 
 def make_targets(clips: ClipSet) -> Targets:
     """Classes where clips have an emotion, otherwise intensities. Raises ValueError where they have neither."""
     if any(e is not None for e in clips.emotions):
-        names = tuple(sorted({e for e in clips.emotions if e is not None}))
+        soft = {k for of in clips.shares for k in of or ()}
+        names = tuple(sorted({e for e in clips.emotions if e is not None} | soft))
         number = {name: i for i, name in enumerate(names)}
         values = np.array([-1 if e is None else number[e] for e in clips.emotions], np.int64)
         if len(names) < 2:
             raise ValueError(f"all clips have the emotion {names[0]!r}: expected two or more classes")
-        return Targets("classification", names, values, values >= 0)
+        if not soft:
+            return Targets("classification", names, values, values >= 0)
+        shares = np.zeros((len(values), len(names)), np.float32)
+        for i, of in enumerate(clips.shares):
+            for name, share in (of or ({} if values[i] < 0 else {names[values[i]]: 1.0})).items():
+                shares[i, number[name]] = share
+        return Targets("classification", names, values, shares.sum(1) > 0, shares)
     if any(clips.intensities):
         names = tuple(sorted({k for v in clips.intensities for k in v or ()}))
         table = np.array([[(v or {}).get(k, np.nan) for k in names] for v in clips.intensities], np.float32)
@@ -53,23 +72,27 @@ class Objective:
     link: str
 
     def losses(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(n,) loss of each clip's outputs (n, C). L1 and L2 are summed over the outputs, as the paper's errors are."""
+        """(n,) loss of each clip's outputs (n, C), against what Targets.learned has of them. L1 and L2 are summed over the
+        outputs, as the paper's errors are."""
         if self.loss == "cross_entropy":
             return F.cross_entropy(prediction, target, reduction="none")
-        if self.targets.task == "classification":
+        if self.targets.task == "classification" and target.ndim == 1:
             target = F.one_hot(target, prediction.shape[-1])
         error = prediction - target.to(prediction.dtype)
         return (error.square() if self.loss == "l2" else error.abs()).sum(-1)
 
     def mean_loss(self, indices: IntArray, outputs: npt.NDArray[np.float64]) -> float:
-        return float(self.losses(torch.from_numpy(outputs), torch.from_numpy(self.targets.values[indices])).mean())
+        return float(self.losses(torch.from_numpy(outputs), torch.from_numpy(self.targets.learned[indices])).mean())
 
     def constant(self, train: IntArray) -> npt.NDArray[np.float64]:
         """The outputs (C,) that do best for all clips alike, from the training targets alone."""
         values = self.targets.values[train]
         if self.targets.task == "regression":
             return metrics.naive_regression(values, "median" if self.loss == "l1" else "mean")
-        shares = metrics.naive_classification(values, len(self.targets.names))
+        if self.targets.shares is not None:
+            shares: npt.NDArray[np.float64] = self.targets.shares[train].mean(0, dtype=np.float64)
+        else:
+            shares = metrics.naive_classification(values, len(self.targets.names))
         return np.log(np.maximum(shares, 1e-12)) if self.link == "softmax" else shares
 
     def score(self, indices: IntArray, values: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rrnn import metrics
 from rrnn.config import Config
 from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches, read_times
 from rrnn.model import Batch, Model, Naive
@@ -43,7 +44,9 @@ CHECKPOINT_SECONDS = 10.0
 def divide(clips: ClipSet, config: Config) -> tuple[Objective, Split]:
     """What is to be learned, from whom, and on whom it is tested. Raises ValueError where the clips don't allow it."""
     objective = make_objective(make_targets(clips), config.train.loss)
-    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & objective.targets.labelled, config.train)
+    targets = objective.targets
+    split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, config.train)
+    split = replace(split, valid=split.valid[targets.scored[split.valid]], test=split.test[targets.scored[split.test]])
     for side in SIDES:
         if not len(split.side(side)):
             raise ValueError(f"no usable, labelled clip on the {side} side ({split.how})")
@@ -224,7 +227,7 @@ class _Trainer:
 
     def _batch(self, indices: IntArray) -> tuple[Batch, Tensor]:
         batch = collate([{s: self.clips.values(s, i) for s in self.columns} for i in indices], self.columns)
-        target = torch.from_numpy(self.objective.targets.values[indices])
+        target = torch.from_numpy(self.objective.targets.learned[indices])
         return batch.to(self.workers.device), target.to(self.workers.device)
 
 
@@ -372,8 +375,18 @@ def _write_results(
             "valid": objective.score(split.valid, apply_link(card.link, outputs["valid"])),
             "test": objective.score(split.test, apply_link(card.link, outputs["test"])),
             "naive": objective.score(split.test, apply_link(card.link, naive)),
+            "human": human_figures(clips, targets, split.test),
         },
     )
+
+
+def human_figures(clips: ClipSet, targets: Targets, indices: IntArray) -> dict[str, dict[str, float]]:
+    """How well raters did on the given clips, by what they were shown, where the corpus tells; see metrics.human_accuracy."""
+    if targets.task != "classification":
+        return {}
+    truth = [targets.names[targets.values[i]] for i in indices]
+    shown = sorted({shown for i in indices for shown in clips.votes[i]})
+    return {s: metrics.human_accuracy([clips.votes[i].get(s, {}) for i in indices], truth) for s in shown}
 
 
 def _prediction_rows(

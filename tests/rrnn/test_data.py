@@ -119,7 +119,7 @@ def test_the_corpus_folds_are_used_where_there_are_any() -> None:
 
 def test_splits_that_leak_or_cannot_be_are_refused() -> None:
     keep = np.ones(4, bool)
-    with pytest.raises(ValueError, match=r"speaker 's' would be on two sides, .* the folds leak speakers"):
+    with pytest.raises(ValueError, match=r"1 speakers are on two sides, such as s: the folds leak speakers"):
         split_clips(list("abcd"), ["s", "t", "u", "s"], ["train", "valid", "test", "test"], keep, TrainConfig())
     with pytest.raises(ValueError, match=r"1 clips have no speaker \(such as 'c'\)"):
         split_clips(list("abcd"), ["s", "t", None, "u"], [None] * 4, keep, TrainConfig())
@@ -127,4 +127,48 @@ def test_splits_that_leak_or_cannot_be_are_refused() -> None:
         split_clips(list("abcd"), ["s", "s", "t", "t"], [None] * 4, keep, TrainConfig())
     with pytest.raises(ValueError, match=r"train\.test_fold is 4, but there are 3 folds"):
         split_clips(list("abcd"), ["s", "t", "u", "u"], [None] * 4, keep, TrainConfig(test_fold=4))
+    with pytest.raises(ValueError, match=r"split=given, but the clips have no folds"):
+        split_clips(list("abcd"), ["s", "t", "u", "v"], [None] * 4, keep, TrainConfig(split="given"))
     assert len(split_clips(list("abcd"), [None] * 4, [None] * 4, keep, TrainConfig(split="clip")).train)
+
+
+def test_a_leaking_split_can_be_had_by_name_and_says_that_it_leaks() -> None:
+    folds: list[str | None] = ["train", "train", "train", "test"]
+    split = split_clips(list("abcd"), ["s", "t", "u", "s"], folds, np.ones(4, bool), TrainConfig(split="given"))
+    assert split.test.tolist() == [3]
+    assert len(split.valid) == 1
+    assert "WARNING: 1 speakers are on two sides, such as s" in split.how
+
+
+def test_a_fixed_split_leaves_clips_in_no_fold_out_and_says_so() -> None:
+    folds: list[str | None] = ["train", "train", "valid", "test", None]
+    split = split_clips(list("abcde"), list("stuvw"), folds, np.ones(5, bool), TrainConfig())
+    assert sorted([*split.train, *split.valid, *split.test]) == [0, 1, 2, 3]
+    assert "1 clips in no fold are on no side" in split.how
+    with pytest.raises(ValueError, match=r"1 clips have no fold and others do"):
+        split_clips(list("abcde"), list("stuvw"), ["1", "1", "2", "3", None], np.ones(5, bool), TrainConfig())
+
+
+def test_without_a_valid_fold_some_training_speakers_decide_when_to_stop() -> None:
+    folds: list[str | None] = ["train", "train", "train", "test"]
+    split = split_clips(list("abcd"), list("stuv"), folds, np.ones(4, bool), TrainConfig())
+    assert (len(split.train), len(split.valid), split.test.tolist()) == (2, 1, [3])
+
+
+def test_leave_one_speaker_out_tests_each_speaker_once() -> None:
+    speakers = [s for s in names(6) for _ in range(2)]
+    folds: list[str | None] = ["1", "2"] * 6  # of the corpus: not asked for
+    tested = []
+    for k in range(6):
+        config = TrainConfig(split="leave_one_speaker_out", test_fold=k)
+        split = split_clips([str(i) for i in range(12)], speakers, folds, np.ones(12, bool), config)
+        (speaker,) = {speakers[i] for i in split.test}
+        tested.append(speaker)
+    assert tested == names(6)
+
+
+def test_speaker_folds_deal_speakers_whatever_folds_there_are() -> None:
+    keep, speakers = np.ones(6, bool), names(6)
+    dealt = split_clips(speakers, speakers, [None] * 6, keep, TrainConfig(folds=3))
+    anew = split_clips(speakers, speakers, ["1", "1", "1", "2", "2", "2"], keep, TrainConfig(split="speaker_folds", folds=3))
+    assert anew.test.tolist() == dealt.test.tolist()

@@ -15,6 +15,7 @@ from rrnn.metrics import (
     bootstrap_interval,
     classification_metrics,
     confusion,
+    human_accuracy,
     naive_classification,
     naive_regression,
     regression_metrics,
@@ -69,6 +70,14 @@ def test_regression_by_hand() -> None:
     assert metrics["weighted_accuracy_undefined"] == 1
     one = regression_metrics(target[:, :1], prediction[:, :1], ["happy"])
     assert (one["mse"], one["mae"]) == (metrics["mse_happy"], metrics["mae_happy"])
+
+
+def test_human_accuracy_by_hand() -> None:
+    votes = [{"sad": 3, "calm": 1}, {"sad": 2, "calm": 2}, {"calm": 1}, {}, {"sad": 0}]
+    found = human_accuracy(votes, ["sad", "sad", "sad", "sad", "sad"])
+    # 3 of 4, 2 of 4 and 0 of 1 votes are right; of the three clips with votes the first is right, the tie wrong
+    assert found == {"accuracy": 5 / 9, "majority_accuracy": 1 / 3, "responses": 9, "clips": 3}
+    assert math.isnan(human_accuracy([{}], ["sad"])["accuracy"])
 
 
 def test_naive_answers() -> None:

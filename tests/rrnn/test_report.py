@@ -103,6 +103,17 @@ def test_scores_by_hand(by_hand: Path) -> None:
     assert "with 2 test speakers, the intervals are themselves rough" in page
 
 
+def test_what_raters_made_of_the_clips_stands_beside(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    both = {"accuracy": 0.636, "majority_accuracy": 0.722, "responses": 120, "clips": 24}
+    write_json(run / "summary.json", {**summary, "human": {"both": both}})
+    page = Page(write_report([run], tmp_path / "out"))
+    assert "audio and vision 63.6 % 72.2 % 120 24" in page.words.replace("\xa0", " ")
+    (row,) = read_csv(tmp_path / "out/tables/human.csv")
+    assert float(row["Right by majority"]) == 0.722
+
+
 def test_recall_and_speakers_by_hand(by_hand: Path) -> None:
     recall = read_csv(by_hand / "tables/recall-run.csv")
     assert [(r["Emotion"], r["Clips"], float(r["Recall"]), r["Most often taken for"]) for r in recall] == [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,6 +150,28 @@ def test_intensities_train_and_score(tmp_path: Path) -> None:
     by_hand = np.mean([sum((r[f"t_{c}"] - r[f"y_{c}"]) ** 2 for c in ("fear", "joy")) for r in rows])
     assert summary["test"]["mse"] == pytest.approx(by_hand, rel=1e-5)
     assert summary["naive"]["mse"] > 0
+
+
+def test_soft_labels_are_learned_and_raters_are_scored(store: StoreIndex, tmp_path: Path) -> None:
+    clips = read_clips(store)
+    clips.shares = [{e: 0.75 if e == name else 0.125 for e in EMOTIONS} for name in clips.emotions]
+    clips.votes = [{"audio": {str(name): 6.0, "other": 2.0}} for name in clips.emotions]
+    undecided = clips.emotions.index("sad")
+    clips.emotions[undecided] = None
+    clips.shares[undecided] = {"sad": 0.5, "calm": 0.5}
+    objective, split = divide(clips, SMALL)
+    assert objective.targets.names == EMOTIONS
+    np.testing.assert_allclose(objective.targets.learned[undecided], [0, 0.5, 0.5])
+    np.testing.assert_allclose(objective.targets.learned.sum(1), 1)
+    assert undecided in split.train  # what has no class can be learned from, but not tested on
+    train(SMALL, store, clips, str(tmp_path), workers=Workers(), report=lambda *_: None, scratch=tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["human"]["audio"]["accuracy"] == 0.75
+    # trained long, the model says what the raters say, and no more
+    many = Config(SMALL.model, replace(SMALL.train, epochs=60, patience=60, learning_rate=0.02))
+    train(many, store, clips, str(tmp_path / "long"), workers=Workers(), report=lambda *_: None, scratch=tmp_path)
+    rows = [r for r in pq.read_table(tmp_path / "long/predictions.parquet").to_pylist() if r["split"] == "test"]
+    assert np.mean([max(r[f"p_{c}"] for c in EMOTIONS) for r in rows]) == pytest.approx(0.75, abs=0.08)
 
 
 def test_labels_must_be_there(tmp_path: Path) -> None:
