@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import typer
 from rich.table import Table
 
-from jobs._cli import absolute, app, console, progress, user_errors
+from jobs._cli import absolute, app, console, overrides, progress, user_errors
 from jobs.extract import print_problems
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
-from pipeline.extract import CLIP_SECONDS
+from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.isolated import IsolatedExtractors
-from pipeline.on_ray import map_units, ray_started
+from pipeline.on_ray import extract_on_ray, map_units, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
-from pipeline.streams.base import Extractor
-from rrnn.data import Times
+from pipeline.streams.base import Extractor, Features
+from rrnn.data import Sequences, Times
+from rrnn.normalise import POOLED, Moments, Normaliser, add_up, group_of, moments_of, moments_table
 from rrnn.predict import explain, predict
-from rrnn.run import ModelCard, load_model
+from rrnn.run import ModelCard, load_model, load_normaliser
+
+STATISTICS = "statistics.parquet"
 
 ATTENTION = pa.list_(
     pa.struct(
@@ -53,6 +59,9 @@ class ScoreConfig:
     corpus: str
     out: str
     attention: bool = False
+    places: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each stream that is imported, where its files are."""
+    own_statistics: bool = False
     shard_size: int = SHARD_SIZE
     workers: int | None = None
     clip_seconds: float = CLIP_SECONDS
@@ -88,6 +97,7 @@ def score_schema(card: ModelCard, attention: bool) -> pa.Schema:
         ("emotion", pa.string()),
         *((f"{value_prefix(card)}{c}", pa.float32()) for c in card.classes),
         *((f"has_{s}", pa.bool_()) for s in card.streams),
+        *([] if card.normalise == "none" else [("normalised_by", pa.string())]),
         ("model_id", pa.string()),
     ]
     return pa.schema([*fields, ("attention", ATTENTION)] if attention else fields)
@@ -106,49 +116,134 @@ class ScoreWorker:
         self.config = config
         self.store = Store(config.out)
         self.model, self.card, self.model_id = load_model(config.run)
-        self.extractors = extractors_of(self.card)
+        self.extractors = extractors_of(self.card, config.places)
         self.isolated = IsolatedExtractors(self.extractors, config.clip_seconds)
+        self.known: Normaliser | None = None
+        if self.card.normalise != "none":
+            self.known = load_normaliser(config.run)
+            here = moments_of(pq.read_table(pa.BufferReader(self.store.folder.read(STATISTICS))))
+            self.normaliser = self.known.extended(add_up(here), replace=config.own_statistics)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         clips = self.store.clips(unit["shard"])
-        rows = self.score(clips)
+        if self.known is None:
+            streams = {e.name: self.isolated.rows(e, clips) for e in self.extractors}
+        else:
+            streams = {e.name: extracted_rows(self.store, e.name, unit["shard"]) for e in self.extractors}
+        rows = self.score(clips, streams)
         table = pa.Table.from_pylist(rows, score_schema(self.card, self.config.attention))
         self.store.folder.at("scores").write(f"{unit['shard']}.parquet", parquet_bytes(table, compression="zstd"))
         return {**unit, "ok": sum(r["status"] == "ok" for r in rows), "clips": len(rows)}
 
-    def score(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        """One row a clip, in the clips' order."""
-        streams = {e.name: self.isolated.rows(e, clips) for e in self.extractors}
+    def score(self, clips: Sequence[Clip], streams: dict[str, list[ClipRow]]) -> list[dict[str, Any]]:
+        """One row a clip, in the clips' order. streams: of each, a row a clip."""
         by_clip = [{name: rows[i] for name, rows in streams.items()} for i in range(len(clips))]
         usable = [i for i, of in enumerate(by_clip) if any(row.features for row in of.values())]
-        sequences = {i: {n: r.features.values for n, r in by_clip[i].items() if r.features} for i in usable}
+        sequences = {
+            i: {n: self._normalised(clips[i], n, r.features.values) for n, r in by_clip[i].items() if r.features}
+            for i in usable
+        }
         values = dict(zip(usable, predict(self.model, self.card, [sequences[i] for i in usable]), strict=True))
-        return [self._row(clip, by_clip[i], values.get(i)) for i, clip in enumerate(clips)]
+        return [self._row(clip, by_clip[i], sequences.get(i), values.get(i)) for i, clip in enumerate(clips)]
 
-    def _row(self, clip: Clip, of: dict[str, ClipRow], values: Any) -> dict[str, Any]:
+    def _group(self, clip: Clip) -> str:
+        return group_of(self.card.normalise, self.config.corpus, clip.speaker)
+
+    def _normalised(self, clip: Clip, stream: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return values if self.known is None else self.normaliser.apply(self._group(clip), stream, values)
+
+    def _normalised_by(self, clip: Clip, stream: str) -> str:
+        """Whose statistics were taken, for people who must know how far to trust a score."""
+        assert self.known is not None
+        group, by = self._group(clip), self.card.normalise
+        moments = self.normaliser.moments.get((group, stream))
+        if group == POOLED or moments is None:
+            return f"all clips of the training (no {by} is known)"
+        if moments is self.known.moments.get((group, stream)):
+            return f"the {by}'s {moments.clips} clips in the run"
+        return f"the {by}'s {moments.clips} clips here"
+
+    def _row(self, clip: Clip, of: dict[str, ClipRow], sequences: Sequences | None, values: Any) -> dict[str, Any]:
         row: dict[str, Any] = {k: getattr(clip, k) for k in ("clip_id", "uri", "start", "end", "speaker")}
         row["reason"] = "; ".join(f"{name}: {r.reason}" for name, r in of.items() if r.reason) or None
         row |= {f"has_{name}": r.features is not None for name, r in of.items()}
         row |= {"status": "unusable" if values is None else "ok", "model_id": self.model_id}
-        if values is not None:
+        if values is not None and sequences is not None:
+            if self.known is not None:
+                row["normalised_by"] = self._normalised_by(clip, next(iter(sequences)))
             row["emotion"] = self.card.classes[int(values.argmax())]
             row |= {f"{value_prefix(self.card)}{c}": float(v) for c, v in zip(self.card.classes, values, strict=True)}
             if self.config.attention:
                 here = {n: r.features for n, r in of.items() if r.features}
                 times = {n: Times(f.times.tolist(), list(f.tokens) if f.tokens else None) for n, f in here.items()}
-                row["attention"] = explain(self.model, self.card, {n: f.values for n, f in here.items()}, times)
+                row["attention"] = explain(self.model, self.card, sequences, times)
         return row
+
+
+def extracted_rows(store: Store, stream: str, shard: str) -> list[ClipRow]:
+    """What write_features() wrote of one stream of one shard."""
+    table = store.read_features(stream, shard)
+    columns = len(json.loads(store.folder.at("features", stream).read("stream.json"))["columns"])
+    rows = []
+    for i, row in enumerate(table.select(["clip_id", "status", "reason", "tokens"]).to_pylist()):
+        features = None
+        if row["status"] == "ok":
+            values = table["values"][i].values.to_numpy().reshape(-1, columns)
+            tokens = None if row["tokens"] is None else tuple(row["tokens"])
+            features = Features(values, table["times"][i].values.to_numpy(), tokens)
+        rows.append(ClipRow(row["clip_id"], row["status"], row["reason"], features))
+    return rows
+
+
+class StatisticsWorker:
+    """One actor; a shard whose features are there in, a file of its speakers' (or its corpus's) moments out."""
+
+    def __init__(self, config: ScoreConfig, by: str, streams: Sequence[str]) -> None:
+        self.config, self.by, self.streams = config, by, streams
+        self.store = Store(config.out)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        clips = self.store.clips(unit["shard"])
+        found = add_up(
+            (group_of(self.by, self.config.corpus, clip.speaker), stream, Moments.of(row.features.values))
+            for stream in self.streams
+            for clip, row in zip(clips, extracted_rows(self.store, stream, unit["shard"]), strict=True)
+            if row.features is not None
+        )
+        data = parquet_bytes(moments_table(found), compression="zstd")
+        self.store.folder.at("statistics").write(f"{unit['shard']}.parquet", data)
+        return unit
+
+
+def prepare_statistics(config: ScoreConfig, store: Store, by: str, extractors: Sequence[Extractor]) -> None:
+    """Extract what is missing, and write the statistics of all the clips' speakers (or corpus): no clip can be scored before
+    its speaker's others were seen. A shard that has its statistics is not read again."""
+    for extractor in extractors:
+        store.begin_stream(extractor)
+    todo, done = pending(store, extractors)
+    with progress(done + len(todo), "shards extracted", done) as advance:
+        for report in extract_on_ray(store, extractors, todo, workers=config.workers, clip_seconds=config.clip_seconds):
+            advance(1, f"({report.stream} {report.shard})")
+    folder = store.folder.at("statistics")
+    there = set(folder.names(".parquet"))
+    units = [{"shard": s} for s in store.shards() if f"{s}.parquet" not in there]
+    args = {"config": config, "by": by, "streams": [e.name for e in extractors]}
+    for _ in map_units(StatisticsWorker, args, units, workers=config.workers):
+        pass
+    tables = (pq.read_table(pa.BufferReader(folder.read(name))) for name in folder.names(".parquet"))
+    total = add_up(moments for table in tables for moments in moments_of(table))
+    store.folder.write(STATISTICS, parquet_bytes(moments_table(total), compression="zstd"))
 
 
 def score(config: ScoreConfig) -> Store:
     """Score the clips that are not scored yet."""
     config = replace(config, run=absolute(config.run), clips=absolute(config.clips), out=absolute(config.out))
     _, card, model_id = load_model(config.run)
-    extractors_of(card)
+    extractors = extractors_of(card, config.places)
     clips, problems = read_corpus(open_corpus(config.corpus), config.clips)
     print_problems(problems)
     store = Store.create(config.out, config.corpus, config.shard_size)
-    if store.streams():
+    if store.streams() and not store.folder.exists("scores.json"):
         raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
     _note_model(store, config, model_id)
     new, known = store.add_clips(clips)
@@ -163,7 +258,10 @@ def score(config: ScoreConfig) -> Store:
     )
     if todo:
         began = time.perf_counter()
-        with ray_started(), progress(len(shards), "shards", len(shards) - len(todo)) as advance:
+        with ray_started(), contextlib.ExitStack() as stack:
+            if card.normalise != "none":
+                prepare_statistics(config, store, card.normalise, extractors)
+            advance = stack.enter_context(progress(len(shards), "shards", len(shards) - len(todo)))
             for result in map_units(ScoreWorker, {"config": config}, todo, workers=config.workers):
                 advance(1, f"({result['shard']}: {result['ok']} of {result['clips']} clips scored)")
         console.print(f"  scored in {time.perf_counter() - began:.0f} s")
@@ -172,10 +270,10 @@ def score(config: ScoreConfig) -> Store:
 
 
 def _note_model(store: Store, config: ScoreConfig, model_id: str) -> None:
-    now = {"model_id": model_id, "attention": config.attention}
+    now = {"model_id": model_id, "attention": config.attention, "own_statistics": config.own_statistics}
     if store.folder.exists("scores.json"):
         then = json.loads(store.folder.read("scores.json"))
-        if {k: then[k] for k in now} != now:
+        if {k: then.get(k) for k in now} != now:
             raise ValueError(f"{config.out} holds scores of {then}, not of {now}: choose another --out")
     store.folder.write("scores.json", json.dumps({**now, "run": config.run}, indent=2).encode())
 
@@ -207,6 +305,16 @@ def main(
     out: Annotated[str, typer.Option(help="The scores: a folder or a URL. What is scored is not scored again.")],
     corpus: Annotated[str, typer.Option(help=f"How to read the clips: {', '.join(CORPORA)}.")] = "folder",
     attention: Annotated[bool, typer.Option("--attention", help="Keep what the model attended to, frame by frame.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Where the files of an imported stream are, such as openface.files=of/{stem}.csv."),
+    ] = None,
+    own_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--own-statistics", help="Normalise by the clips that are scored alone, even where the run knows their speaker."
+        ),
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
     clip_seconds: Annotated[float, typer.Option(min=1, help="The most that one clip may take in one stream.")] = CLIP_SECONDS,
     shard_size: Annotated[int, typer.Option(min=1, help="Clips a shard, fixed when the scores are begun.")] = SHARD_SIZE,
@@ -214,8 +322,11 @@ def main(
 ) -> None:
     """Score raw clips with a trained model.
 
-    The streams that the model was trained on are extracted by the same code with the same options, and are not kept. One
+    The streams that the model was trained on are extracted by the same code with the same options. One
     Parquet row a clip: emotion, every class's value, which streams there were, status and reason, the model's id.
+
+    A model that was trained on clips normalised by speaker (or corpus) is fed such clips here: a speaker whom the run knows
+    (the same corpus and name) by the run's statistics, another by those of all of their clips here. Features are kept then.
 
     Example: python -m jobs.score runs/first ~/new-clips --out scores/new-clips
     """
@@ -225,13 +336,15 @@ def main(
         corpus=corpus,
         out=out,
         attention=attention,
+        places=overrides(set_ or []),
+        own_statistics=own_statistics,
         shard_size=shard_size,
         workers=workers,
         clip_seconds=clip_seconds,
     )
     if dry_run:
         _, card, model_id = load_model(run)
-        streams = {e.name: e.digest() for e in extractors_of(card)}
+        streams = {e.name: e.digest() for e in extractors_of(card, config.places)}
         console.print_json(json.dumps({**asdict(config), "model_id": model_id, "streams": streams}))
         return
     score(config)

@@ -94,6 +94,9 @@ class TrainConfig:
     """By how much the validation loss must fall to count as better."""
     batch_size: int = Field(default=32, ge=1)
     """Clips a step, over all workers together."""
+    normalise: Literal["none", "speaker", "corpus"] = "none"
+    """Whose own mean and deviation are taken out of a clip's columns before anything else: its speaker's, or its corpus's, over
+    all of their clips, without any label. Saved with the run, and applied alike in scoring."""
     stream_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Chance that a stream which a clip has is taken for absent in a training step; one always stays."""
     precision: Literal["float32", "bfloat16"] = "float32"

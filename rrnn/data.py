@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rrnn.model import Batch
+from rrnn.normalise import Normaliser, group_of
 
 CLIP_COLUMNS = ("clip_id", "uri", "start", "end", "speaker", "emotion", "intensities", "fold", "shares", "votes")
 
@@ -146,6 +147,7 @@ class ClipSet:
         self.lengths = {s: np.array(column(f"{s}.n_frames"), np.int64) for s in self.streams}
         self._flat: dict[str, list[npt.NDArray[np.float32]]] = {}
         self._offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
+        self._normaliser: Normaliser | None = None
         for s in self.streams:
             lists = [t[f"{s}.values"].combine_chunks() for t in tables]
             lists = [c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in lists]
@@ -156,6 +158,27 @@ class ClipSet:
         return len(self.ids)
 
     def values(self, stream: str, i: int) -> npt.NDArray[np.float32]:
+        """Clip i's sequence as a model sees it, (K, F): as it was extracted (a view), or normalised, after normalise_by()."""
+        x_KF = self.extracted(stream, i)
+        if self._normaliser is None or not len(x_KF):
+            return x_KF
+        return self._normaliser.apply(self._groups[i], stream, x_KF)
+
+    def normalise_by(self, by: str, corpus: str, normaliser: Normaliser | None = None) -> Normaliser | None:
+        """Have values() normalise from now on, by the clips' own statistics or by given ones; returns those. by: as in
+        TrainConfig.normalise."""
+        self._normaliser = None
+        if by == "none":
+            return None
+        self._groups = [group_of(by, corpus, speaker) for speaker in self.speakers]
+        if normaliser is None:
+            normaliser = Normaliser.fit(
+                (self._groups[i], s, self.extracted(s, i)) for i in range(len(self)) for s in self.streams if self.lengths[s][i]
+            )
+        self._normaliser = normaliser
+        return normaliser
+
+    def extracted(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """Clip i's sequence, (K, F), a view; K is 0 where the clip does not have the stream."""
         j, row = self._where[i]
         offsets = self._offsets[stream][j]
@@ -173,7 +196,7 @@ class ClipSet:
         for i, digest in enumerate(self._digests):
             sha.update(digest.encode())
             for s in self.streams:
-                sha.update(np.ascontiguousarray(self.values(s, i)).data)
+                sha.update(np.ascontiguousarray(self.extracted(s, i)).data)
         return sha.hexdigest()[:16]
 
 

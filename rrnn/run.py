@@ -3,6 +3,7 @@
 config.json            everything that, with the data, made it; data digest, splits, code version
 metrics.jsonl          a line an epoch
 model/model.safetensors, model/model.json
+model/statistics.parquet    of each speaker (or corpus), where the model is fed normalised clips
 predictions.parquet    validation and test clips, with every class's probability (or every intensity)
 streams.parquet, unusable.parquet    what became of the clips in each stream
 examples.parquet       attention and gates of a few test clips
@@ -33,8 +34,10 @@ from torch import Tensor
 from rrnn.architectures import build_model
 from rrnn.config import ModelConfig, config_from_dict
 from rrnn.model import Model
+from rrnn.normalise import Normaliser, add_up, moments_of
 
 MODEL_FORMAT = 2
+STATISTICS = "model/statistics.parquet"
 
 
 @cache
@@ -99,6 +102,10 @@ class ModelCard:
     """What makes values of the outputs (rrnn.predict.apply_link)."""
     streams: dict[str, dict[str, Any]]
     """What made each stream that it takes (stream.json): scoring extracts with exactly that."""
+    normalise: str = "none"
+    """Whose statistics are taken out of a clip's columns first (rrnn.normalise)."""
+    corpus: str = ""
+    """The corpus that it was trained on, whose speakers' statistics are kept."""
 
     @property
     def columns(self) -> dict[str, int]:
@@ -108,8 +115,10 @@ class ModelCard:
         return build_model(self.model, self.columns, len(self.classes))
 
 
-def save_model(run: RunFolder, card: ModelCard, weights: dict[str, Tensor]) -> str:
+def save_model(run: RunFolder, card: ModelCard, weights: dict[str, Tensor], normaliser: Normaliser | None = None) -> str:
     """Write model/; returns the model's id, the digest of its weights and card."""
+    if normaliser is not None:
+        run.write_table(STATISTICS, normaliser.table())
     tensors = safetensors.torch.save({k: v.contiguous() for k, v in weights.items()})
     about = json.dumps({"format": MODEL_FORMAT, **asdict(card)}, indent=2, sort_keys=True).encode()
     run.write("model/model.safetensors", tensors)
@@ -133,6 +142,8 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
         classes=tuple(values["classes"]),
         link=values["link"],
         streams=values["streams"],
+        normalise=values.get("normalise", "none"),
+        corpus=values.get("corpus", ""),
     )
     model = card.build()
     try:
@@ -140,6 +151,14 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
     except SafetensorError as e:
         raise ValueError(f"{url}/model/model.safetensors can't be read: {e}") from e
     return model.eval(), card, hashlib.sha256(tensors + about).hexdigest()[:16]
+
+
+def load_normaliser(url: str) -> Normaliser:
+    """The statistics that a run's model was trained with, where its card says that it was normalised."""
+    run = RunFolder(url)
+    if not run.exists(STATISTICS):
+        raise FileNotFoundError(f"{url}/{STATISTICS} is missing: the model was trained on normalised clips and needs it")
+    return Normaliser(add_up(moments_of(pq.read_table(pa.BufferReader(run.read(STATISTICS))))))
 
 
 def package_versions() -> dict[str, str]:

@@ -107,7 +107,8 @@ def train(
     """
     run = RunFolder(out)
     objective, split = divide(clips, config)
-    card = ModelCard(config.model, objective.targets.names, objective.link, store.streams)
+    normaliser = clips.normalise_by(config.train.normalise, store.corpus)
+    card = ModelCard(config.model, objective.targets.names, objective.link, store.streams, config.train.normalise, store.corpus)
 
     torch.manual_seed(config.train.seed)
     model = card.build().to(workers.device)
@@ -161,7 +162,8 @@ def train(
     model.load_state_dict(best)
     outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}
     if workers.rank == 0:
-        _write_results(run, card, store, clips, objective, split, model, outputs, state)
+        model_id = save_model(run, card, _weights(model), normaliser)
+        _write_results(run, card, store, clips, objective, split, model, outputs, state, model_id)
 
 
 class _Trainer:
@@ -354,8 +356,9 @@ def _write_results(
     model: Model,
     outputs: dict[str, npt.NDArray[np.float64]],
     state: State,
+    model_id: str,
 ) -> None:
-    model_id, targets = save_model(run, card, _weights(model)), objective.targets
+    targets = objective.targets
     naive = np.tile(objective.constant(split.train), (len(split.test), 1))
     rows = [
         row

@@ -1,0 +1,66 @@
+"""A model of speaker-normalised clips is fed clips that are normalised alike when it scores."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.io import wavfile
+from test_jobs import run
+
+RATE = 16_000
+
+
+def write_clips(folder: Path, speakers: list[str], labelled: bool) -> Path:
+    """Tones, low for the calm and high for the angry, each speaker on a pitch of their own."""
+    folder.mkdir()
+    t = np.arange(RATE // 2) / RATE
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip_id", "path", "speaker", "emotion"])
+        for k, speaker in enumerate(speakers):
+            for i in range(4):
+                name = f"{speaker or 'nobody'}-{i}.wav"
+                hertz = (100 + 40 * k) * (1.5 if i % 2 else 1.0) + i
+                wavfile.write(folder / name, RATE, (6000 * np.sin(2 * np.pi * hertz * t)).astype(np.int16))
+                writer.writerow([name, name, speaker, ("calm", "angry")[i % 2] if labelled else ""])
+    return manifest
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_run_for_its_speakers_and_say_whose_statistics_they_used(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    write_clips(tmp_path / "clips", ["anna", "ben", "cleo", "dora"], labelled=True)
+    run("extract", tmp_path / "clips", "--out", tmp_path / "store", "--streams", "acoustic", "--shard-size", 3)
+    small = ["model.hidden=4", "train.epochs=2", "train.normalise=speaker", "train.folds=4"]
+    run("train", tmp_path / "store", "--out", tmp_path / "run", *small)
+    tested = pl.read_parquet(tmp_path / "run/predictions.parquet").filter(pl.col("split") == "test")
+
+    new = write_clips(tmp_path / "new", ["anna", "ben", "cleo", "dora", "eve", ""], labelled=False)
+    run("score", tmp_path / "run", new, "--out", tmp_path / "scores", "--shard-size", 5)
+    scores = {r["clip_id"]: r for r in pl.read_parquet(tmp_path / "scores/scores/*.parquet").to_dicts()}
+    assert len(scores) == 24
+    for row in tested.to_dicts():
+        assert scores[row["clip_id"]]["p_angry"] == pytest.approx(row["p_angry"], abs=1e-5)
+    by = {name: scores[f"{name}-0.wav"]["normalised_by"] for name in ("anna", "eve", "nobody")}
+    assert by == {
+        "anna": "the speaker's 4 clips in the run",
+        "eve": "the speaker's 4 clips here",
+        "nobody": "all clips of the training (no speaker is known)",
+    }
+
+    # One clip of a known speaker is enough, and is scored as among the others; alone, it is its own statistics.
+    alone = tmp_path / "alone.csv"
+    alone.write_text(f"clip_id,path,speaker\nanna-1.wav,{tmp_path / 'new/anna-1.wav'},anna\n")
+    run("score", tmp_path / "run", alone, "--out", tmp_path / "one")
+    (row,) = pl.read_parquet(tmp_path / "one/scores/*.parquet").to_dicts()
+    assert row["p_angry"] == pytest.approx(scores["anna-1.wav"]["p_angry"], abs=1e-5)
+    run("score", tmp_path / "run", alone, "--out", tmp_path / "own", "--own-statistics")
+    (row,) = pl.read_parquet(tmp_path / "own/scores/*.parquet").to_dicts()
+    assert row["normalised_by"] == "the speaker's 1 clips here"
+    assert row["p_angry"] != pytest.approx(scores["anna-1.wav"]["p_angry"], abs=1e-5)
