@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from pipeline.corpora import CORPORA, corpus_class, open_corpus
 from pipeline.corpora.base import Problem
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
-from pipeline.on_ray import extract_on_ray, ray_started
+from pipeline.on_ray import extract_on_ray, placed, ray_started
 from pipeline.store import SHARD_SIZE, Store
 from pipeline.streams import DEFAULT_STREAMS, STREAMS, make_stream, stream_class
 from pipeline.streams.base import Extractor
@@ -37,6 +38,7 @@ class ExtractConfig:
     split: str | None = None
     shard_size: int = SHARD_SIZE
     workers: int | None = None
+    gpus: str = "0"
     clip_seconds: float = CLIP_SECONDS
 
     def extractors(self) -> list[Extractor]:
@@ -102,7 +104,11 @@ def extract(config: ExtractConfig) -> Store:
     )
     if todo:
         began = time.perf_counter()
-        with ray_started(), progress(done + len(todo), "shards", done) as advance:
+        with ray_started(), contextlib.ExitStack() as stack:
+            extractors, where = placed(extractors, config.gpus)
+            if where:
+                console.print(f"  {where}")
+            advance = stack.enter_context(progress(done + len(todo), "shards", done))
             frames = 0
             for report in extract_on_ray(store, extractors, todo, workers=config.workers, clip_seconds=config.clip_seconds):
                 frames += report.frames
@@ -183,6 +189,10 @@ def main(
     ] = False,
     decode: Annotated[bool, typer.Option("--decode", help="With --check: decode every recording to its end.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
+    gpus: Annotated[
+        str,
+        typer.Option(help="GPUs a worker, for streams that can use one: 0, a share such as 0.5, or auto (if there is one)."),
+    ] = "0",
     clip_seconds: Annotated[
         float, typer.Option(min=1, help="The most that one clip may take in one stream, in seconds.")
     ] = CLIP_SECONDS,
@@ -215,6 +225,7 @@ def main(
         split=split,
         shard_size=shard_size,
         workers=workers,
+        gpus=gpus,
         clip_seconds=clip_seconds,
     )
     if check:

@@ -25,7 +25,7 @@ from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.isolated import IsolatedExtractors
-from pipeline.on_ray import extract_on_ray, map_units, ray_started
+from pipeline.on_ray import extract_on_ray, map_units, placed, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor, Features
@@ -64,6 +64,7 @@ class ScoreConfig:
     own_statistics: bool = False
     shard_size: int = SHARD_SIZE
     workers: int | None = None
+    gpus: str = "0"
     clip_seconds: float = CLIP_SECONDS
 
 
@@ -111,12 +112,12 @@ def value_prefix(card: ModelCard) -> str:
 class ScoreWorker:
     """One actor: the model and all its extractors, loaded once; a shard of clips in, a file of scores out."""
 
-    def __init__(self, config: ScoreConfig) -> None:
+    def __init__(self, config: ScoreConfig, extractors: Sequence[Extractor]) -> None:
         torch.set_num_threads(1)
         self.config = config
         self.store = Store(config.out)
         self.model, self.card, self.model_id = load_model(config.run)
-        self.extractors = extractors_of(self.card, config.places)
+        self.extractors = extractors
         self.isolated = IsolatedExtractors(self.extractors, config.clip_seconds)
         self.known: Normaliser | None = None
         if self.card.normalise != "none":
@@ -259,10 +260,18 @@ def score(config: ScoreConfig) -> Store:
     if todo:
         began = time.perf_counter()
         with ray_started(), contextlib.ExitStack() as stack:
+            extractors, where = placed(extractors, config.gpus)
+            if where:
+                console.print(f"  {where}")
+            gpus = 0.0
             if card.normalise != "none":
                 prepare_statistics(config, store, card.normalise, extractors)
+            else:
+                gpus = max(e.gpus for e in extractors)
             advance = stack.enter_context(progress(len(shards), "shards", len(shards) - len(todo)))
-            for result in map_units(ScoreWorker, {"config": config}, todo, workers=config.workers):
+            for result in map_units(
+                ScoreWorker, {"config": config, "extractors": extractors}, todo, workers=config.workers, gpus=gpus
+            ):
                 advance(1, f"({result['shard']}: {result['ok']} of {result['clips']} clips scored)")
         console.print(f"  scored in {time.perf_counter() - began:.0f} s")
     console.print(score_table(store))
@@ -316,6 +325,7 @@ def main(
         ),
     ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
+    gpus: Annotated[str, typer.Option(help="GPUs a worker, for streams that can use one: 0, a share, or auto.")] = "0",
     clip_seconds: Annotated[float, typer.Option(min=1, help="The most that one clip may take in one stream.")] = CLIP_SECONDS,
     shard_size: Annotated[int, typer.Option(min=1, help="Clips a shard, fixed when the scores are begun.")] = SHARD_SIZE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
@@ -340,6 +350,7 @@ def main(
         own_statistics=own_statistics,
         shard_size=shard_size,
         workers=workers,
+        gpus=gpus,
         clip_seconds=clip_seconds,
     )
     if dry_run:

@@ -62,6 +62,34 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def placed(extractors: Sequence[Extractor], gpus: str) -> tuple[list[Extractor], str]:
+    """The extractors as they are to be run, and a line on it for people. gpus: the share of a GPU that a worker of an
+    extractor asks for that can use one, such as "1" or "0.25"; "0", and none is used; "auto", 1 where the cluster has a GPU.
+
+    Raises ValueError where a GPU is asked for that no machine will ever have: features are not extracted elsewhere in
+    silence. A cluster that has none yet may still bring one.
+    """
+    able = [e.name for e in extractors if e.can_use_gpu]
+    there = float(ray.cluster_resources().get("GPU", 0))
+    if gpus == "auto":
+        share = 1.0 if there else 0.0
+    else:
+        try:
+            share = float(gpus)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise ValueError(f"--gpus {gpus}: expected auto, or a share of one GPU a worker, from 0 to 1")
+    if not able or not share:
+        why = "no GPU in the cluster" if gpus == "auto" and able else ""
+        return list(extractors), f"{why}: extracting on the CPU" if why else ""
+    if there < share and "RAY_ADDRESS" not in os.environ:
+        raise ValueError(f"--gpus {gpus}: this machine has {there:g} GPUs that Ray knows; --gpus 0 extracts on the CPU")
+    waiting = "" if there >= share else "; the cluster has none yet and must bring one (--gpus 0 extracts on the CPU)"
+    line = f"{', '.join(able)} on {share:g} GPU a worker{waiting}"
+    return [e.on_gpu(share) if e.can_use_gpu else e for e in extractors], line
+
+
 def map_units(
     worker: type,
     worker_args: dict[str, Any],

@@ -222,6 +222,7 @@ class Store:
             "shard": shard,
             "inputs_digest": inputs_digest(clips),
             "code_version": code_version(),
+            "device": "gpu" if extractor.gpus else "cpu",
         }
         table = features_table(rows, len(extractor.columns)).replace_schema_metadata({"rrnn": json.dumps(about)})
         self.folder.at("features", extractor.name).write(f"{shard}.parquet", parquet_bytes(table))

@@ -51,8 +51,10 @@ class Extractor:
     """Options that say where files are and not what is in them: no part of what a stream is."""
     reads_recording: ClassVar[bool] = True
     """Whether extract() asks for media; where not, the recording need not be there, and is not fetched."""
+    can_use_gpu: ClassVar[bool] = False
     cpus: ClassVar[float] = 1.0
     gpus: ClassVar[float] = 0.0
+    """What a worker asks Ray for. An object that may use a GPU has another share of one (on_gpu()); load() looks at it."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -62,8 +64,14 @@ class Extractor:
     def changed(self, **options: Any) -> Self:
         """The same stream with other options."""
         other = replace(self, **options)
-        if self.name != type(self).name:
-            object.__setattr__(other, "name", self.name)
+        for own in {"name", "gpus"} & self.__dict__.keys():
+            object.__setattr__(other, own, self.__dict__[own])
+        return other
+
+    def on_gpu(self, share: float) -> Self:
+        """The same stream, extracted on that share of a GPU: the same features within rounding, so what it is stays."""
+        other = self.changed()
+        object.__setattr__(other, "gpus", share)
         return other
 
     def settled(self, clips: Sequence[Clip]) -> Self:

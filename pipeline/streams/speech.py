@@ -46,6 +46,7 @@ class Speech(Extractor):
     modality: ClassVar[Modality] = "audio"
     frame_shift: ClassVar[float | None] = HOP / AUDIO_RATE
     licence: ClassVar[str] = LICENCE
+    can_use_gpu: ClassVar[bool] = True
     _model: ClassVar[Any] = None
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class Speech(Extractor):
         return tuple(f"state_{i:03d}" for i in range(DIM))
 
     def load(self) -> None:
-        object.__setattr__(self, "_model", whisper_model())
+        object.__setattr__(self, "_model", whisper_model(gpu=self.gpus > 0))
 
     def extract(self, clip: Clip, media: Media) -> Features:
         """ceil(n_samples / 320) frames. Frame i is centred on i * 0.02 s. Raises what Media.audio raises."""

@@ -60,6 +60,7 @@ class Words(Extractor):
     modality: ClassVar[Modality] = "text"
     frame_shift: ClassVar[float | None] = None
     licence: ClassVar[str] = f"GloVe vectors: PDDL 1.0; recognition: {WHISPER_LICENCE}"
+    can_use_gpu: ClassVar[bool] = True
     _vectors: ClassVar[Any] = None
 
     @property
@@ -97,7 +98,7 @@ class Words(Extractor):
             return spread(words, _duration(media) or SECONDS_PER_WORD * len(words))
         if not self.asr:
             raise Absent("no transcript")
-        return _recognise(media)
+        return _recognise(media, gpu=self.gpus > 0)
 
     def _look_up(self, token: str) -> Vector | None:
         glove: _Glove = self._vectors
@@ -176,12 +177,12 @@ def _duration(media: Media) -> float | None:
     return last
 
 
-def _recognise(media: Media) -> list[Word]:
+def _recognise(media: Media, gpu: bool) -> list[Word]:
     try:
         samples = media.audio()
     except Absent as e:
         raise Absent("no transcript and no audio track to recognise words from") from e
-    segments, _ = whisper_model().transcribe(
+    segments, _ = whisper_model(gpu).transcribe(
         samples, language="en", temperature=0.0, word_timestamps=True, condition_on_previous_text=False, vad_filter=False
     )
     words = []
