@@ -171,7 +171,7 @@ class Store:
         for name in manifest.names(".parquet"):
             columns = ["clip_id", "digest", "uri", "features", "attributes"]
             for row in self._open(manifest, name).read(columns=columns).to_pylist():
-                about = (row["uri"], *(frozenset(row[k] or ()) for k in ("features", "attributes")))
+                about = (row["uri"], *(frozenset(row.get(k) or ()) for k in ("features", "attributes")))
                 known[row["clip_id"]] = _Known(row["digest"], about)
         return known
 
@@ -320,7 +320,7 @@ def _clip(row: dict[str, Any]) -> Clip:
     row.pop("digest")
     words = row.pop("words")
     for name in MAPS:
-        row[name] = None if row[name] is None else dict(row[name])
+        row[name] = None if row.get(name) is None else dict(row[name])  # a store of an earlier revision knows fewer
     if row["votes"] is not None:
         row["votes"] = {shown: dict(of) for shown, of in row["votes"].items()}
     return Clip(**row, words=None if words is None else tuple(Word(**w) for w in words))

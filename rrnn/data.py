@@ -85,6 +85,9 @@ def read_shard(store: StoreIndex, shard: str) -> pa.Table:
     part, _, group = shard.partition("-")
     with fs.open(f"{root}/manifest/part-{part}.parquet", "rb") as file:
         table = pq.ParquetFile(file).read_row_group(int(group), columns=[*CLIP_COLUMNS, "digest"])
+    for name in CLIP_COLUMNS:  # a store of an earlier revision knows fewer
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table)))
     for name in store.streams:
         with fs.open(f"{root}/features/{name}/{shard}.parquet", "rb") as file:
             stream = pq.ParquetFile(file).read(columns=["clip_id", "status", "reason", "n_frames", "values"])
