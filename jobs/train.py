@@ -216,10 +216,11 @@ def _check_same(run: RunFolder, job: TrainJob, store: StoreIndex) -> None:
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """Held-out figures beside the naive baseline's."""
-    table = Table("held out", "model", "naive", box=None, pad_edge=False)
+    table = Table("held out", "model", "naive", "linear model of averages", box=None, pad_edge=False)
     for name, value in summary["test"].items():
         if name in HEADLINES:
-            table.add_row(name, f"{value:.4f}", f"{summary['naive'][name]:.4f}")
+            linear = summary["statistics"].get(name)
+            table.add_row(name, f"{value:.4f}", f"{summary['naive'][name]:.4f}", "" if linear is None else f"{linear:.4f}")
     for shown, of in summary.get("human", {}).items():
         table.add_row(
             f"raters shown {shown}, per response / by majority", f"{of['accuracy']:.4f} / {of['majority_accuracy']:.4f}"

@@ -189,6 +189,11 @@ class ClipSet:
         length = int(self.lengths[stream][i])
         return flat.reshape(length, -1) if length else flat.reshape(0, 1)
 
+    def columns(self, stream: str) -> int:
+        """How many columns a stream has; 1 where no clip has any frame."""
+        n = int(self.lengths[stream].argmax())
+        return int(self.extracted(stream, n).shape[1])
+
     def usable(self) -> npt.NDArray[np.bool_]:
         """(n,) whether a clip has at least one stream."""
         return np.asarray(np.stack([self.lengths[s] for s in self.streams]).max(0) > 0)

@@ -58,6 +58,9 @@ FEW_SPEAKERS = 10  # below this, resampling speakers gives a rough interval, and
 Cell = str | int | float | Score | None
 
 
+AVERAGES = "Linear model of averages"
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of the page, which shows the first `shown` rows, and, in full, a CSV file.
@@ -339,7 +342,9 @@ def _headline(runs: Sequence[Run]) -> Table:
     rows: list[list[Cell]] = []
     for run in runs:
         pairs = [cell for m in run.measures for cell in (run.scores[m.key], run.summary["naive"][m.key])]
-        rows.append([run.label, " + ".join(run.modalities), *pairs, len(run.clips), run.n_speakers])
+        linear = run.summary.get("statistics", {}).get(runs[0].measures[0].key)
+        rows.append([run.label, " + ".join(run.modalities), *pairs, linear, len(run.clips), run.n_speakers])
+    columns |= {f"{AVERAGES}: {runs[0].measures[0].name}": runs[0].measures[0].kind}
     return Table("scores", "Scores on the test clips", {**columns, "Test clips": "count", "Speakers": "count"}, rows)
 
 

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rrnn import metrics
+from rrnn.baseline import statistics_baseline
 from rrnn.config import Config
 from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches, read_times
 from rrnn.model import Batch, Model, Naive
@@ -378,6 +379,7 @@ def _write_results(
             "valid": objective.score(split.valid, apply_link(card.link, outputs["valid"])),
             "test": objective.score(split.test, apply_link(card.link, outputs["test"])),
             "naive": objective.score(split.test, apply_link(card.link, naive)),
+            "statistics": statistics_baseline(clips, objective, split),
             "human": human_figures(clips, targets, split.test),
         },
     )
