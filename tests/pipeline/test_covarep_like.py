@@ -71,7 +71,7 @@ def liljencrants_fant(rd: float) -> Samples:
 
 
 def truth(derivative: Samples) -> dict[str, float]:
-    """NAQ, QOQ and H1H2 of a period of flow, from the definitions."""
+    """NAQ, QOQ, H1H2 and PSP of a period of flow, from the definitions."""
     flow = np.cumsum(derivative - derivative.mean()) / POINTS
     flow -= flow.min()
     harmonic = np.abs(np.fft.rfft(flow))
@@ -79,7 +79,20 @@ def truth(derivative: Samples) -> dict[str, float]:
         "NAQ": flow.max() / -derivative.min(),
         "QOQ": np.mean(flow > flow.max() / 2),
         "H1H2": 20 * np.log10(harmonic[1] / harmonic[2]),
+        "PSP": curvature(np.roll(flow, -flow.argmin())) / curvature(np.ones(POINTS)),
     }
+
+
+def curvature(flow: Samples) -> float:
+    """Of the parabola over the first points of the level spectrum, as many as leave less than 1 % of it unexplained."""
+    spectrum = np.abs(np.fft.rfft(flow, 16 * POINTS))
+    for n in range(3, 34):
+        level = 20 * np.log10(spectrum[:n] / spectrum[0])
+        basis = np.stack([np.arange(n) ** 2.0, np.ones(n)], axis=1)
+        (a, _), error, _, _ = np.linalg.lstsq(basis, level)
+        if error[0] > 0.01 * np.sum(level**2):
+            break
+    return float(a)
 
 
 def vowel(derivative: Samples, f0: float, name: str = "a", duration: float = 0.4, rate: int = AUDIO_RATE) -> Samples:
@@ -130,6 +143,7 @@ def test_source_parameters_rise_with_the_open_quotient_and_are_near_those_of_the
     assert found["QOQ"] == pytest.approx([e["QOQ"] for e in expected], abs=0.1)
     if f0 < 200:
         assert found["H1H2"] == pytest.approx([e["H1H2"] for e in expected], abs=1.5)
+        assert found["PSP"][1:] == pytest.approx([e["PSP"] for e in expected[1:]], abs=0.07)
 
 
 def test_naq_of_the_pulse_is_by_hand_4_27ths_of_the_open_quotient() -> None:
@@ -153,6 +167,7 @@ def test_breathy_pulses_are_told_from_pressed_ones(name: str, f0: float) -> None
         assert found["NAQ"] == pytest.approx([e["NAQ"] for e in expected], rel=0.2)
         assert found["QOQ"] == pytest.approx([e["QOQ"] for e in expected], abs=0.03)
         assert found["H1H2"] == pytest.approx([e["H1H2"] for e in expected], abs=4)
+        assert found["PSP"][1:] == pytest.approx([e["PSP"] for e in expected[1:]], abs=0.03)
 
 
 def test_a_voice_that_glides_is_followed() -> None:
@@ -187,6 +202,32 @@ def test_source_parameters_are_there_in_voiced_frames_alone() -> None:
         assert np.isnan(found[column][~voiced]).all(), column
         assert np.isfinite(found[column][voiced]).all(), column
     assert all(np.isfinite(found[name]).all() for name in MCEP)
+
+
+def test_a_change_of_voice_is_where_it_happens() -> None:
+    # Pressed until 0.5 s, breathy from then on, in step: 125 Hz has 62.5 periods in half a second.
+    pressed, breathy = (vowel(liljencrants_fant(rd), 125, duration=1.0) for rd in (0.5, 1.8))
+    t = np.arange(AUDIO_RATE) / AUDIO_RATE
+    found = columns_of(np.where(t < 0.5, pressed, breathy))
+    for column in ("NAQ", "QOQ", "H1H2", "PSP"):
+        before, after = np.median(found[column][10:40]), np.median(found[column][60:90])
+        assert np.argmax(found[column][10:90] > (before + after) / 2) + 10 == pytest.approx(50, abs=1), column
+
+
+def test_rumble_below_the_voice_changes_little() -> None:
+    sound = vowel(klglott88(0.6), 130)
+    rumble = 0.2 * np.sqrt(np.mean(sound**2)) * np.sin(2 * np.pi * 20 * np.arange(len(sound)) / AUDIO_RATE)
+    with_rumble, without = columns_of(sound + rumble), columns_of(sound)
+    for column, near in {"NAQ": 0.01, "QOQ": 0.02, "H1H2": 0.5, "PSP": 0.03, "peakSlope": 0.01}.items():
+        assert np.abs(with_rumble[column] - without[column])[INNER].max() < near, column
+
+
+def test_a_period_that_the_clip_cuts_is_not_measured() -> None:
+    # Half a period of 80 Hz is 6.25 ms: of the voiced frames only the last, at the clip's very end, reaches beyond it.
+    found = columns_of(vowel(klglott88(0.6), 80.0))
+    assert found["VUV"].nonzero()[0].tolist() == list(range(1, 41))
+    for column in ("NAQ", "QOQ", "H1H2", "PSP"):
+        assert np.isnan(found[column]).nonzero()[0].tolist() == [0, 40], column
 
 
 def test_columns_that_are_not_computed_are_nan_and_so_named() -> None:
