@@ -8,7 +8,7 @@ Frame i is centred on i * 0.01 s. NaN is "not observed"; no value is infinite. O
 
 | column | unit | what | frames |
 |---|---|---|---|
-| F0 | Hz | fundamental frequency, that of the stream acoustic; 0 where unvoiced | all |
+| F0 | Hz | fundamental frequency, found as in the stream acoustic; 0 where unvoiced | all |
 | VUV | 0 or 1 | whether there is a fundamental | all |
 | NAQ | - | normalised amplitude quotient f_ac / (d_peak T) of the glottal flow (Alku et al. 2002) | voiced |
 | QOQ | - | quasi-open quotient: share of the period with the flow above half of f_ac (Hacki 1989) | voiced |
