@@ -14,6 +14,7 @@ from pipeline.streams.base import Extractor
 STREAMS: dict[str, str] = {
     "acoustic": "pipeline.streams.acoustic:Acoustic",
     "speech": "pipeline.streams.speech:Speech",
+    "covarep_like": "pipeline.streams.covarep_like:CovarepLike",
     "egemaps": "pipeline.streams.egemaps:Egemaps",
     "face": "pipeline.streams.face:Face",
     "words": "pipeline.streams.words:Words",
