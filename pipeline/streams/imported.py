@@ -18,7 +18,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
@@ -161,9 +161,13 @@ def in_order(found: Sequence2D, name: str) -> Sequence2D:
     return Sequence2D(found.times[order], found.values[order], tokens)
 
 
-def names_of(option: str | Iterable[str]) -> tuple[str, ...]:
+def names_of(option: str | Sequence[str]) -> tuple[str, ...]:
     """An option that is a list of names, as Python, JSON or a command line (with commas) gives it."""
-    return tuple(n.strip() for n in option.split(",") if n.strip()) if isinstance(option, str) else tuple(option)
+    if isinstance(option, str):
+        return tuple(name.strip() for name in option.split(",") if name.strip())
+    if not isinstance(option, (list, tuple)) or not all(isinstance(name, str) for name in option):
+        raise ValueError(f"expected names with commas between, found {option!r}")
+    return tuple(option)
 
 
 def read_file(address: str) -> bytes:

@@ -25,8 +25,8 @@ class OpenSmileCsv(Importer):
 
     Times: with start and end (the package's index, "0 days 00:00:00.010000" or seconds), the middle between them. With
     frameTime (the program's), which is where a window starts, half a step later, for the file does not tell how long a
-    window is: windows overlap, so this is half a window's overlap early, 5 ms for those of 20 ms each 10 ms. A file of one
-    row (functionals) without end is a frame at its frameTime, or at 0.
+    window is; where windows overlap this is half the overlap early, 5 ms for windows of 20 ms every 10 ms. A file of one row
+    (functionals) without start and end is a frame at its frameTime, or at 0.
     """
 
     columns: tuple[str, ...] = ()

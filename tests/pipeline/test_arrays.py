@@ -224,6 +224,7 @@ def test_two_streams_of_one_importer_in_a_store(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", time=TIMES, p=[1.0, 2.0, 3.0])
     set_ = ["wav2vec.modality=audio", "clip.modality=vision", f"clip.files={tmp_path}/{{clip_id}}.parquet"]
     _, options = options_of("folder", set_)
+    assert options_of("folder", ["clip.files={folder}/{stem}.npz"])[1] == {"clip": {"files": "{folder}/{stem}.npz"}}
     config = ExtractConfig(str(tmp_path), "folder", "", streams=streams_of("folder", "", "wav2vec=array,clip=array", options))
     # By the stream's own name first, then by the importer's.
     clips = [

@@ -103,6 +103,8 @@ def test_groups_choose_columns_in_the_order_of_the_header(tmp_path: Path) -> Non
     for bad in ("aus", "", []):
         with pytest.raises(ValueError, match=r"groups has .*: expected some of gaze, eye_lmk"):
             make_stream("openface", {"groups": bad})
+    with pytest.raises(ValueError, match="expected names with commas between, found 5"):
+        make_stream("openface", {"groups": 5})
     with pytest.raises(ValueError, match="min_confidence is 70, expected 0 to 1"):
         OpenFace(min_confidence=70)
 
