@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -58,8 +59,8 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise ValueError(f"expected key=value, found {pair!r}")
-        try:
-            value = yaml.safe_load(text)
+        try:  # an address with names in braces is no mapping: {folder}/{stem}.csv
+            value = text if re.match(r"\{\w+\}", text) else yaml.safe_load(text)
         except yaml.YAMLError as e:
             raise ValueError(f"{key}: can't read the value {text!r}") from e
         *parents, last = key.split(".")

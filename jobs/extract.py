@@ -158,8 +158,8 @@ def list_all() -> None:
     for name in STREAMS:
         cls = stream_class(name)
         shift = "of the recording" if cls.frame_shift is None else f"{cls.frame_shift:g} s"
-        default = " (default)" if name in DEFAULT_STREAMS[cls.modality] else ""
-        table.add_row(name + default, cls.modality, shift, ", ".join(cls.needs), cls.licence)
+        default = " (default)" if any(name in names for names in DEFAULT_STREAMS.values()) else ""
+        table.add_row(name + default, cls.modality or "an option", shift, ", ".join(cls.needs), cls.licence)
     console.print(table)
 
 

@@ -18,6 +18,11 @@ STREAMS: dict[str, str] = {
     "egemaps": "pipeline.streams.egemaps:Egemaps",
     "face": "pipeline.streams.face:Face",
     "words": "pipeline.streams.words:Words",
+    "openface": "pipeline.streams.openface:OpenFace",
+    "facet": "pipeline.streams.facet:Facet",
+    "covarep": "pipeline.streams.covarep:Covarep",
+    "opensmile": "pipeline.streams.opensmile_csv:OpenSmileCsv",
+    "array": "pipeline.streams.arrays:Array",
 }
 
 STREAM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
