@@ -50,7 +50,7 @@ NEVER_PUBLISHED = {
     "1076_ITS_NEU_XX",
 }
 # Copies of the corpus hold 1040_ITH_SAD_X, which is 1040_ITH_SAD_XX.
-NAME = re.compile(rf"^({'|'.join(ACTORS)})_({'|'.join(SENTENCES)})_({'|'.join(EMOTIONS)})_({'|'.join(LEVELS)}|X)$", re.ASCII)
+NAME = re.compile(rf"({'|'.join(ACTORS)})_({'|'.join(SENTENCES)})_({'|'.join(EMOTIONS)})_({'|'.join(LEVELS)}|X)", re.ASCII)
 
 LOSSLESS_SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".caf", ".w64", ".au")
 LOSSY_SUFFIXES = (".aac", ".amr", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wma")
@@ -151,7 +151,7 @@ class CremaD(Corpus):
         return sorted(set(PUBLISHED) - {c.clip_id for c in clips})
 
     def owns(self, name: str) -> bool:
-        return NAME.match(os.path.splitext(name)[0]) is not None
+        return NAME.fullmatch(os.path.splitext(name)[0]) is not None
 
     def _recordings(self, source: str, report: Report) -> dict[str, tuple[str, str]]:
         """Of each clip id, the one recording that is used, as (path relative to the source, address)."""
@@ -159,7 +159,7 @@ class CremaD(Corpus):
         known = left_out = 0
         for relative, address in media_files(source):
             stem = os.path.splitext(relative.rpartition("/")[2])[0]
-            if NAME.match(stem) is None:
+            if NAME.fullmatch(stem) is None:
                 what = f"no CREMA-D name: expected actor_sentence_emotion_level such as 1001_DFA_ANG_XX, found {stem!r}"
                 report(Problem("unexpected", relative, what))
                 continue
@@ -213,7 +213,7 @@ def read_votes(address: str) -> Votes:
         shown = SHOWN.get(number[:1]) if re.fullmatch(r"[0-9]{6}", number) else None
         if shown is None:
             raise ValueError(f"{where}: the first column is {number!r}, expected six digits, the first 1, 2 or 3")
-        if NAME.match(name) is None:
+        if NAME.fullmatch(name) is None:
             raise ValueError(f"{where}: fileName is {name!r}, expected a clip such as 1001_DFA_ANG_XX")
         if bad := next((letter for letter in VOTED if not re.fullmatch(r"[0-9]{1,6}", row[letter])), None):
             raise ValueError(f"{where}: {bad} is {row[bad]!r}, expected a number of votes")

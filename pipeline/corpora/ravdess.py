@@ -28,7 +28,7 @@ PREFERRED = ("01", "03", "02")  # of twins: both modalities, else the voice, whi
 CHANNELS = {"01": "speech", "02": "song"}
 N_EMOTIONS = {"01": 8, "02": 6}  # the first so many
 NEVER_SANG = (18, "02")
-NAME = re.compile(r"^(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])$", re.ASCII)
+NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])", re.ASCII)
 
 Modality = Literal["any", "audio-video", "video-only", "audio-only"]
 Channel = Literal["speech", "song", "both"]
@@ -66,7 +66,7 @@ class Ravdess(Corpus):
         known = 0
         for relative, address in media_files(source):
             stem = relative.rpartition("/")[2].rpartition(".")[0]
-            if NAME.match(stem) is None:
+            if NAME.fullmatch(stem) is None:
                 what = f"no RAVDESS name: expected seven two-digit fields such as 03-01-06-01-02-01-12, found {stem!r}"
                 report(Problem("unexpected", relative, what))
                 continue
@@ -107,12 +107,12 @@ class Ravdess(Corpus):
     def missing(self, clips: Sequence[Clip]) -> Sequence[str]:
         """Performances of the channels that are there, named as most of the clips are."""
         there = {c.clip_id[3:] for c in clips}
-        (prefix, _), *_ = Counter(c.clip_id[:2] for c in clips).most_common(1)
+        prefix = max(PREFERRED, key=Counter(c.clip_id[:2] for c in clips).__getitem__)
         channels = self._channels(clips)
         return [f"{prefix}-{name}" for name in PUBLISHED if name[:2] in channels and name not in there]
 
     def owns(self, name: str) -> bool:
-        return NAME.match(name.rpartition(".")[0]) is not None
+        return NAME.fullmatch(name.rpartition(".")[0]) is not None
 
     @staticmethod
     def _channels(clips: Sequence[Clip]) -> list[str]:

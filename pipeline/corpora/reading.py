@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -31,6 +32,10 @@ def read_corpus(corpus: Corpus, source: str, split: str | None = None) -> tuple[
     """
     problems: list[Problem] = []
     clips = list(corpus.clips(source, problems.append))
+    times = Counter(clip.clip_id for clip in clips)
+    problems += [
+        Problem("broken", name, f"the clip id comes {n} times: expected one clip") for name, n in times.items() if n > 1
+    ]
     if split is not None:
         clips, notes = _divided(clips, split)
         problems += notes

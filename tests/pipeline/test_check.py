@@ -48,7 +48,7 @@ BROKEN = {
 WRONG = {
     "empty.wav": "broken: the file is empty",
     "pointer.wav": "broken: a git-lfs pointer, not the file: run `git lfs pull` where it came from",
-    "page.mp4": "broken: text and no recording: it begins '<!DOCTYPE html> <html><head><title>404 Not Found – sorry</tit'",
+    "page.mp4": "broken: text and no recording: it begins '<!DOCTYPE html> <html><head><title>404 Not Found – sorry</ti'",
     "answer.wav": 'broken: text and no recording: it begins \'{"error": "quota"}\'',
     "zeros.mp4": "broken: no recording: its first 512 bytes are zeros",
     "packed.wav": "broken: a ZIP archive and no recording",

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import wavfile
+from test_s3 import bucket  # noqa: F401
 
 from pipeline.clip import Clip
 from pipeline.corpora.base import Problem
 from pipeline.corpora.crema_d import PUBLISHED, CremaD, read_votes
 from pipeline.corpora.ratings import HumanAccuracy, human_accuracy, majority, shares
+from pipeline.corpora.reading import read_corpus
 from pipeline.extract import extract_rows
+from pipeline.files import Folder
 from pipeline.streams.acoustic import Acoustic
 
 
@@ -81,11 +84,19 @@ def test_a_clip_in_several_forms_is_one_row(tmp_path: Path) -> None:
 
 
 def test_irregular_names(tmp_path: Path) -> None:
-    touch(tmp_path, "1040_ITH_SAD_X.wav", "1001_DFA_ANG.wav", "1092_DFA_ANG_XX.wav", "1001_DFA_ANG_XX.wav")
+    touch(
+        tmp_path,
+        "1040_ITH_SAD_X.wav",
+        "1001_DFA_ANG.wav",
+        "1092_DFA_ANG_XX.wav",
+        "1001_DFA_ANG_XX.wav",
+        "1001_DFA_ANG_XX\n.wav",
+    )
     clips, problems = read(tmp_path)
     assert [c.clip_id for c in clips] == ["1001_DFA_ANG_XX", "1040_ITH_SAD_XX"]
     assert [(p.kind, p.where) for p in problems] == [
         ("unexpected", "1001_DFA_ANG.wav"),
+        ("unexpected", "1001_DFA_ANG_XX\n.wav"),
         ("unexpected", "1092_DFA_ANG_XX.wav"),
         ("note", "1040_ITH_SAD_X.wav"),
     ]
@@ -159,6 +170,20 @@ def test_ratings_may_lie_elsewhere_and_must_lie_somewhere(rated: Path, tmp_path:
     assert read(rated, labels="majority", ratings=str(rated / "other.csv"))[0][0].emotion == "anger"
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
         read(rated, ratings=str(rated / "nowhere.csv"))
+
+
+def test_a_bucket_is_read_as_a_folder_is(rated: Path, bucket: str) -> None:  # noqa: F811
+    for path in rated.rglob("*.*"):
+        folder, _, name = f"{bucket}/corpus/{path.relative_to(rated)}".rpartition("/")
+        Folder(folder).write(name, path.read_bytes())
+    Folder(f"{bucket}/lists").write("train.csv", f"{A},ANG\n".encode())
+    Folder(f"{bucket}/lists").write("test.csv", f"{B},DIS\n".encode())
+    clips, _ = read_corpus(CremaD(labels="majority"), f"{bucket}/corpus", f"{bucket}/lists")
+    assert [(c.uri, c.emotion, c.fold) for c in clips] == [
+        (f"{bucket}/corpus/{A}.wav", "anger", "train"),
+        (f"{bucket}/corpus/{B}.wav", None, "test"),
+        (f"{bucket}/corpus/{C}.wav", None, None),
+    ]
 
 
 HEADER = '"","A","D","F","H","N","S","fileName"\n'

@@ -218,3 +218,9 @@ def test_a_name_that_two_recordings_share_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("clip,side\na/x.wav,train\nb/x.wav,test\n")
     clips, _ = read_corpus(open_corpus("folder"), str(tmp_path), str(tmp_path / "train.csv"))
     assert [c.fold for c in clips] == ["train", "test"]
+
+
+def test_a_clip_id_that_comes_twice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("clip_id,path\nx,a.wav\nx,b.wav\ny,c.wav\n")
+    _, (problem,) = read_corpus(open_corpus("folder"), str(tmp_path))
+    assert problem == Problem("broken", "x", "the clip id comes 2 times: expected one clip")
