@@ -8,21 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
 from pipeline.clip import MODALITIES
-from pipeline.corpora import CORPORA, corpus_class, open_corpus
-from pipeline.corpora.base import Problem
+from pipeline.corpora import CORPORA, checking, corpus_class, open_corpus
+from pipeline.corpora.base import Kind, Problem
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.on_ray import extract_on_ray, placed, ray_started
 from pipeline.store import SHARD_SIZE, Store
 from pipeline.streams import DEFAULT_STREAMS, STREAMS, make_stream, stream_class
 from pipeline.streams.base import Extractor
+
+STYLES = {"missing": "red", "broken": "red", "leak": "bold red", "note": ""}
+CHECK_NAMES = 10  # of each kind of problem that a check names
 
 
 @dataclass(frozen=True)
@@ -120,18 +123,43 @@ def extract(config: ExtractConfig) -> Store:
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """A line for each kind of problem, with how many there are and the first of them."""
+    """A line for each kind of problem, with how many there are and the first of them; leaks of speakers first."""
     by_what: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         by_what.setdefault((problem.kind, problem.what.partition(":")[0]), []).append(problem)
-    for (kind, _), alike in by_what.items():
+    for (kind, _), alike in sorted(by_what.items(), key=lambda item: item[0][0] != "leak"):
         more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
-        console.print(f"  {kind}: {alike[0].where}: {alike[0].what}{more}", style="yellow" if kind != "note" else None)
+        console.print(f"  {kind}: {alike[0].where}: {alike[0].what}{more}", style=STYLES.get(kind, "yellow"))
 
 
 def check_source(config: ExtractConfig, decode: bool) -> int:
     """Walk the source and print what is there; returns the exit code, 1 where something is missing or broken."""
-    raise NotImplementedError
+    corpus, source = open_corpus(config.corpus, config.corpus_options), absolute(config.source)
+    clips, problems = read_corpus(corpus, source, config.split)
+    problems += checking.strangers(corpus, source, clips, problems)
+    problems += [Problem("missing", name, "the published corpus has it") for name in corpus.missing(clips)]
+    files = checking.files(clips)
+    with progress(len(files), "files") as advance:
+        for found in checking.look(files, decode):
+            problems += found
+            advance(1, "")
+    table = Table("what", "found", "expected", box=None, pad_edge=False)
+    for count in corpus.counts(clips):
+        expected = "" if count.expected is None else str(count.expected)
+        table.add_row(count.what, str(count.found), expected, style=None if expected in ("", str(count.found)) else "yellow")
+    console.print(table)
+    for kind in get_args(Kind):
+        alike = [p for p in problems if p.kind == kind]
+        if alike:
+            console.print(f"{kind}: {len(alike)}", style=STYLES.get(kind, "yellow"))
+        for problem in alike[:CHECK_NAMES]:
+            console.print(f"  {problem.where}: {problem.what}")
+        if len(alike) > CHECK_NAMES:
+            console.print(f"  and {len(alike) - CHECK_NAMES} more")
+    bad = any(p.kind in ("missing", "broken") for p in problems)
+    how = "decoded to their ends" if decode else "their first bytes read"
+    console.print(f"{len(clips)} clips in {len(files)} files, {how}: {'not all well' if bad else 'all well'}")
+    return int(bad)
 
 
 def outcome_table(store: Store) -> Table:

@@ -12,6 +12,7 @@ from pipeline.corpora.base import Corpus
 CORPORA: dict[str, str] = {
     "folder": "pipeline.corpora.folder:FolderCorpus",
     "ravdess": "pipeline.corpora.ravdess:Ravdess",
+    "crema_d": "pipeline.corpora.crema_d:CremaD",
     "made": "pipeline.corpora.folder:MadeCorpus",
 }
 

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pipeline.clip import Clip, Modality
 
-Kind = Literal["missing", "broken", "unexpected", "note"]
+Kind = Literal["missing", "broken", "leak", "unexpected", "note"]
 
 
 class Problem(NamedTuple):
     """Something about a source that its user should know, and that need not stop anybody.
 
-    missing: the corpus has it, the source does not. broken: it is there and can't be used. unexpected: it is there and no
-    part of the corpus. note: a label that was clamped, a video in no fold. where: a file, a clip or a row. what: what was
-    found and what was expected.
+    missing: the corpus has it, the source does not. broken: it is there and can't be used. leak: a speaker is on more than
+    one side of the split. unexpected: it is there and no part of the corpus. note: a label that was clamped, a video in no
+    fold. where: a file, a clip or a row. what: what was found and what was expected.
     """
 
     kind: Kind
@@ -62,3 +62,11 @@ class Corpus:
             Count("speakers", len({c.speaker for c in clips if c.speaker is not None})),
             Count("clips with an emotion", sum(c.emotion is not None or bool(c.intensities) for c in clips)),
         ]
+
+    def missing(self, clips: Sequence[Clip]) -> Sequence[str]:
+        """Clips that the published corpus has and these are not; none where nobody knows what it has."""
+        return ()
+
+    def owns(self, name: str) -> bool:
+        """Whether a file of this name is part of the corpus even where it is no clip's recording, as a clip's twin is."""
+        return False

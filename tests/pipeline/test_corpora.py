@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clip import Clip, Word
+from pipeline.clip import Word
 from pipeline.corpora import open_corpus
-from pipeline.corpora.base import Problem
 from pipeline.corpora.folder import read as read_folder
-from pipeline.corpora.ravdess import FOLDS, Ravdess
-
-
-def read_ravdess(source: str) -> list[Clip]:
-    problems: list[Problem] = []
-    clips = list(Ravdess().clips(source, problems.append))
-    assert not problems
-    return clips
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -24,36 +15,6 @@ def touch(folder: Path, *names: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-
-
-def test_ravdess_name_is_read_field_by_field(tmp_path: Path) -> None:
-    touch(tmp_path, "Actor_12/03-01-06-01-02-01-12.wav", "Actor_01/01-02-03-02-01-02-01.mp4", "Actor_01/notes.txt")
-    first, second = read_ravdess(str(tmp_path))
-    assert (first.clip_id, first.speaker, first.emotion, first.fold) == ("01-02-03-02-01-02-01", "01", "happy", "5")
-    assert first.attributes["channel"] == "song"
-    assert first.attributes["sex"] == "male"
-    assert (second.speaker, second.emotion, second.fold) == ("12", "fearful", "3")
-    assert second.attributes == {
-        "modality": "audio-only",
-        "channel": "speech",
-        "intensity": "normal",
-        "statement": "Dogs are sitting by the door.",
-        "repetition": "01",
-        "sex": "female",
-    }
-
-
-def test_ravdess_folds_hold_each_actor_once() -> None:
-    assert sorted(actor for fold in FOLDS for actor in fold) == list(range(1, 25))
-
-
-def test_ravdess_reports_a_name_that_is_not_one_and_goes_on(tmp_path: Path) -> None:
-    touch(tmp_path, "03-01-09-01-02-01-12.wav", "03-01-01-01-02-01-12.wav")
-    problems: list[Problem] = []
-    (clip,) = Ravdess().clips(str(tmp_path), problems.append)
-    assert clip.clip_id == "03-01-01-01-02-01-12"
-    (problem,) = problems
-    assert (problem.kind, problem.where) == ("unexpected", "03-01-09-01-02-01-12.wav")
 
 
 def test_folder_without_manifest_lists_media_in_order_through_links(tmp_path: Path) -> None:
