@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -30,9 +28,9 @@ from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor, Features
 from rrnn.data import Sequences, Times
-from rrnn.normalise import POOLED, Moments, Normaliser, add_up, group_of, moments_of, moments_table
+from rrnn.normalise import POOLED, Moments, add_up, group_of, moments_of, moments_table
 from rrnn.predict import explain, predict
-from rrnn.run import ModelCard, load_model, load_normaliser
+from rrnn.run import ModelCard, load_model, load_preparation
 
 STATISTICS = "statistics.parquet"
 
@@ -119,11 +117,12 @@ class ScoreWorker:
         self.model, self.card, self.model_id = load_model(config.run)
         self.extractors = extractors
         self.isolated = IsolatedExtractors(self.extractors, config.clip_seconds)
-        self.known: Normaliser | None = None
-        if self.card.normalise != "none":
-            self.known = load_normaliser(config.run)
+        self.preparation = load_preparation(config.run, self.card)
+        self.known = self.preparation.normaliser
+        if self.known is not None:
             here = moments_of(pq.read_table(pa.BufferReader(self.store.folder.read(STATISTICS))))
-            self.normaliser = self.known.extended(add_up(here), replace=config.own_statistics)
+            normaliser = self.known.extended(add_up(here), replace=config.own_statistics)
+            self.preparation = replace(self.preparation, normaliser=normaliser)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         clips = self.store.clips(unit["shard"])
@@ -141,7 +140,7 @@ class ScoreWorker:
         by_clip = [{name: rows[i] for name, rows in streams.items()} for i in range(len(clips))]
         usable = [i for i, of in enumerate(by_clip) if any(row.features for row in of.values())]
         sequences = {
-            i: {n: self._normalised(clips[i], n, r.features.values) for n, r in by_clip[i].items() if r.features}
+            i: {n: self.preparation(self._group(clips[i]), n, r.features.values) for n, r in by_clip[i].items() if r.features}
             for i in usable
         }
         values = dict(zip(usable, predict(self.model, self.card, [sequences[i] for i in usable]), strict=True))
@@ -150,14 +149,12 @@ class ScoreWorker:
     def _group(self, clip: Clip) -> str:
         return group_of(self.card.normalise, self.config.corpus, clip.speaker)
 
-    def _normalised(self, clip: Clip, stream: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return values if self.known is None else self.normaliser.apply(self._group(clip), stream, values)
-
     def _normalised_by(self, clip: Clip, stream: str) -> str:
         """Whose statistics were taken, for people who must know how far to trust a score."""
         assert self.known is not None
+        assert self.preparation.normaliser is not None
         group, by = self._group(clip), self.card.normalise
-        moments = self.normaliser.moments.get((group, stream))
+        moments = self.preparation.normaliser.moments.get((group, stream))
         if group == POOLED or moments is None:
             return f"all clips of the training (no {by} is known)"
         if moments is self.known.moments.get((group, stream)):
@@ -176,7 +173,8 @@ class ScoreWorker:
             row |= {f"{value_prefix(self.card)}{c}": float(v) for c, v in zip(self.card.classes, values, strict=True)}
             if self.config.attention:
                 here = {n: r.features for n, r in of.items() if r.features}
-                times = {n: Times(f.times.tolist(), list(f.tokens) if f.tokens else None) for n, f in here.items()}
+                whole = {n: Times(f.times.tolist(), list(f.tokens) if f.tokens else None) for n, f in here.items()}
+                times = {n: self.preparation.times(n, of) for n, of in whole.items()}
                 row["attention"] = explain(self.model, self.card, sequences, times)
         return row
 

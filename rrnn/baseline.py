@@ -32,7 +32,7 @@ def clip_statistics(clips: ClipSet, indices: IntArray) -> Doubles:
     for i in indices:
         parts = []
         for s in clips.streams:
-            x_KF = clips.values(s, i)
+            x_KF = clips.frames(s, i)
             parts.append(_mean_and_deviation(x_KF) if len(x_KF) else np.full(2 * clips.columns(s), np.nan))
         rows.append(np.concatenate(parts))
     return np.stack(rows)

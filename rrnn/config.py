@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 Architecture = Literal["rrnn", "early", "late", "naive", "mfn", "mult"]
 
-_ATTENDS = "hidden hops tied align align_size heads attend memory gate reset dropout".split()
+_ATTENDS = "hidden skip hops tied align align_size heads attend memory gate reset dropout".split()
 USES: dict[str, list[str]] = {
     "rrnn": _ATTENDS,
     "early": _ATTENDS,
-    "late": ["hidden", "dropout"],
+    "late": ["hidden", "skip", "dropout"],
     "naive": [],
     "mfn": ["hidden", "dropout"],
     "mult": ["hidden", "heads", "layers", "dropout"],
@@ -34,6 +34,9 @@ class ModelConfig:
     transformer of Tsai et al. 2019."""
     hidden: int = Field(default=128, ge=1)
     """Size of each direction of the encoders and of the decoder layer (sec. 4); of mfn's LSTMs; of mult's transformers."""
+    skip: bool = False
+    """Whether a linear map of each frame is added to what the encoders make of it. Not in the paper: few clips teach an LSTM
+    little, and spoil what a linear model would have had of the frames."""
     hops: int = Field(default=3, ge=1)
     """How often the clip is analysed again (tau)."""
     tied: bool = False
@@ -97,6 +100,13 @@ class TrainConfig:
     normalise: Literal["none", "speaker", "corpus"] = "none"
     """Whose own mean and deviation are taken out of a clip's columns before anything else: its speaker's, or its corpus's, over
     all of their clips, without any label. Saved with the run, and applied alike in scoring."""
+    pool: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Of a stream, how many of its frames are averaged into one before anything else: shorter sequences train faster."""
+    mixup: float = Field(default=0.0, ge=0.0)
+    """Alpha of mixup (Zhang et al. 2018): each clip of a step is mixed with another, targets too, in a share drawn from
+    Beta(alpha, alpha). 0 mixes nothing."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the target that is spread over all classes, of cross_entropy."""
     stream_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Chance that a stream which a clip has is taken for absent in a training step; one always stays."""
     precision: Literal["float32", "bfloat16"] = "float32"

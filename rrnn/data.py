@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -119,6 +119,46 @@ def read_times(store: StoreIndex, shard: str, clip_id: str) -> dict[str, Times]:
     return found
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a clip's sequences before a model sees them, in training as in scoring.
+
+    normaliser: statistics of speakers or corpora (rrnn.normalise), None for none. pool: of a stream, how many frames are
+    averaged into one.
+    """
+
+    normaliser: Normaliser | None = None
+    pool: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, group: str, stream: str, x_KF: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One sequence, of a clip of that group."""
+        if self.normaliser is not None and len(x_KF):
+            x_KF = self.normaliser.apply(group, stream, x_KF)
+        return pooled(x_KF, self.pool.get(stream, 1))
+
+    def times(self, stream: str, times: Times) -> Times:
+        """When the prepared frames are: each at the mean of those it was made of, with all of their words."""
+        n = self.pool.get(stream, 1)
+        if n == 1:
+            return times
+        seconds = pooled(np.array(times.seconds, np.float64)[:, None], n)[:, 0]
+        tokens = times.tokens
+        if tokens is not None:
+            tokens = [" ".join(tokens[i : i + n]) for i in range(0, len(tokens), n)]
+        return Times(seconds.tolist(), tokens)
+
+
+def pooled(x_KF: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+    """(K, F) -> (ceil(K / n), F): means of n frames each, the last of what is left; NaN where none was observed."""
+    if n == 1 or not len(x_KF):
+        return x_KF
+    seen = ~np.isnan(x_KF)
+    starts = np.arange(0, len(x_KF), n)
+    counts = np.add.reduceat(seen, starts, axis=0, dtype=x_KF.dtype)
+    sums = np.add.reduceat(np.where(seen, x_KF, 0), starts, axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(x_KF.dtype)
+
+
 class ClipSet:
     """Clips with their sequences, in memory, in the order of their ids: whoever reads them in whatever order gets the same.
 
@@ -150,7 +190,8 @@ class ClipSet:
         self.lengths = {s: np.array(column(f"{s}.n_frames"), np.int64) for s in self.streams}
         self._flat: dict[str, list[npt.NDArray[np.float32]]] = {}
         self._offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
-        self._normaliser: Normaliser | None = None
+        self._preparation = Preparation()
+        self._groups = [""] * len(self.ids)
         for s in self.streams:
             lists = [t[f"{s}.values"].combine_chunks() for t in tables]
             lists = [c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in lists]
@@ -161,25 +202,26 @@ class ClipSet:
         return len(self.ids)
 
     def values(self, stream: str, i: int) -> npt.NDArray[np.float32]:
-        """Clip i's sequence as a model sees it, (K, F): as it was extracted (a view), or normalised, after normalise_by()."""
-        x_KF = self.extracted(stream, i)
-        if self._normaliser is None or not len(x_KF):
-            return x_KF
-        return self._normaliser.apply(self._groups[i], stream, x_KF)
+        """Clip i's sequence as a model sees it, (K, F): as it was extracted (a view), or prepared, after prepare()."""
+        return self._preparation(self._groups[i], stream, self.extracted(stream, i))
 
-    def normalise_by(self, by: str, corpus: str, normaliser: Normaliser | None = None) -> Normaliser | None:
-        """Have values() normalise from now on, by the clips' own statistics or by given ones; returns those. by: as in
-        TrainConfig.normalise."""
-        self._normaliser = None
-        if by == "none":
-            return None
-        self._groups = [group_of(by, corpus, speaker) for speaker in self.speakers]
-        if normaliser is None:
+    def frames(self, stream: str, i: int) -> npt.NDArray[np.float32]:
+        """The same, but every frame: normalised, and not pooled."""
+        return replace(self._preparation, pool={})(self._groups[i], stream, self.extracted(stream, i))
+
+    def prepare(self, normalise: str, corpus: str, pool: Mapping[str, int]) -> Preparation:
+        """Have values() normalise by the clips' own statistics, and pool, from now on; returns what does it. normalise, pool:
+        as in TrainConfig. Raises ValueError for a stream to pool that there is not."""
+        if strangers := pool.keys() - set(self.streams):
+            raise ValueError(f"train.pool names {', '.join(sorted(strangers))}: the streams are {', '.join(self.streams)}")
+        normaliser = None
+        if normalise != "none":
+            self._groups = [group_of(normalise, corpus, speaker) for speaker in self.speakers]
             normaliser = Normaliser.fit(
                 (self._groups[i], s, self.extracted(s, i)) for i in range(len(self)) for s in self.streams if self.lengths[s][i]
             )
-        self._normaliser = normaliser
-        return normaliser
+        self._preparation = Preparation(normaliser, pool)
+        return self._preparation
 
     def extracted(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """Clip i's sequence, (K, F), a view; K is 0 where the clip does not have the stream."""

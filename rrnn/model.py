@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from rrnn.config import ModelConfig
 from rrnn.frames import MASKED, Frames, real_frames
 
+SKIP_GAIN = 0.1  # of the LSTMs beside the linear map, at first: they have to earn more
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -100,8 +102,10 @@ class Encoder(nn.Module):
 
     shut: Tensor
 
-    def __init__(self, columns: int, hidden: int) -> None:
+    def __init__(self, columns: int, hidden: int, skip: bool = False) -> None:
         super().__init__()
+        self.skip = nn.Linear(columns, 2 * hidden, bias=False) if skip else None
+        self.gain = nn.Parameter(torch.tensor(SKIP_GAIN)) if skip else None
         self.forward_lstm = nn.LSTM(columns, hidden)
         self.backward_lstm = nn.LSTM(columns, hidden)
         shut = torch.full((4, hidden, 1), -1e4)
@@ -118,7 +122,10 @@ class Encoder(nn.Module):
             w_ih, w_hh, b_ih, b_hh = lstm.parameters()  # in torch's order
             weights += [torch.cat([w_ih, column], dim=1), w_hh, b_ih, b_hh]
         zeros = x_KBF.new_zeros(2, x_KBF.shape[1], self.forward_lstm.hidden_size)
+        h_KBD: Tensor
         h_KBD, _, _ = torch.lstm(x_KBF, (zeros, zeros), weights, True, 1, 0.0, self.training, True, False)
+        if self.skip is not None and self.gain is not None:
+            h_KBD = torch.addcmul(self.skip(x_KBF[..., :-1]), self.gain, h_KBD)
         return h_KBD
 
 
@@ -281,7 +288,7 @@ class _Encoded(Model):
     def __init__(self, config: ModelConfig, columns: Mapping[str, int], outputs: int) -> None:
         super().__init__(config, columns, outputs)
         self.dim = 2 * config.hidden
-        self.encoders = nn.ModuleDict({s: Encoder(columns[s], config.hidden) for s in self.streams})
+        self.encoders = nn.ModuleDict({s: Encoder(columns[s], config.hidden, config.skip) for s in self.streams})
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """H of each stream, (K, B, D)."""

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,7 @@ from torch import Tensor
 
 from rrnn.architectures import build_model
 from rrnn.config import ModelConfig, config_from_dict
+from rrnn.data import Preparation
 from rrnn.model import Model
 from rrnn.normalise import Normaliser, add_up, moments_of
 
@@ -106,6 +107,8 @@ class ModelCard:
     """Whose statistics are taken out of a clip's columns first (rrnn.normalise)."""
     corpus: str = ""
     """The corpus that it was trained on, whose speakers' statistics are kept."""
+    pool: dict[str, int] = field(default_factory=dict)
+    """Of a stream, how many frames are averaged into one."""
 
     @property
     def columns(self) -> dict[str, int]:
@@ -144,6 +147,7 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
         streams=values["streams"],
         normalise=values.get("normalise", "none"),
         corpus=values.get("corpus", ""),
+        pool=values.get("pool", {}),
     )
     model = card.build()
     try:
@@ -151,6 +155,11 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
     except SafetensorError as e:
         raise ValueError(f"{url}/model/model.safetensors can't be read: {e}") from e
     return model.eval(), card, hashlib.sha256(tensors + about).hexdigest()[:16]
+
+
+def load_preparation(url: str, card: ModelCard) -> Preparation:
+    """What a run's model wants done to a clip's sequences."""
+    return Preparation(load_normaliser(url) if card.normalise != "none" else None, card.pool)
 
 
 def load_normaliser(url: str) -> Normaliser:

@@ -71,11 +71,17 @@ class Objective:
     loss: str
     link: str
 
-    def losses(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def spread(self, target: Tensor) -> Tensor:
+        """Targets (n, C), of what Targets.learned has of some clips: classes one-hot."""
+        if target.ndim > 1:
+            return target
+        return F.one_hot(target, len(self.targets.names)).float()
+
+    def losses(self, prediction: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """(n,) loss of each clip's outputs (n, C), against what Targets.learned has of them. L1 and L2 are summed over the
         outputs, as the paper's errors are."""
         if self.loss == "cross_entropy":
-            return F.cross_entropy(prediction, target, reduction="none")
+            return F.cross_entropy(prediction, target, reduction="none", label_smoothing=smoothing)
         if self.targets.task == "classification" and target.ndim == 1:
             target = F.one_hot(target, prediction.shape[-1])
         error = prediction - target.to(prediction.dtype)

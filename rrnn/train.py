@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from rrnn import metrics
 from rrnn.baseline import statistics_baseline
 from rrnn.config import Config
-from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches, read_times
+from rrnn.data import ClipSet, Preparation, StoreIndex, collate, evaluation_batches, length_batches, read_times
+from rrnn.frames import real_frames
 from rrnn.model import Batch, Model, Naive
 from rrnn.predict import apply_link, explain
 from rrnn.run import ModelCard, RunFolder, code_version, package_versions, save_model
@@ -108,8 +109,16 @@ def train(
     """
     run = RunFolder(out)
     objective, split = divide(clips, config)
-    normaliser = clips.normalise_by(config.train.normalise, store.corpus)
-    card = ModelCard(config.model, objective.targets.names, objective.link, store.streams, config.train.normalise, store.corpus)
+    preparation = clips.prepare(config.train.normalise, store.corpus, config.train.pool)
+    card = ModelCard(
+        config.model,
+        objective.targets.names,
+        objective.link,
+        store.streams,
+        config.train.normalise,
+        store.corpus,
+        dict(config.train.pool),
+    )
 
     torch.manual_seed(config.train.seed)
     model = card.build().to(workers.device)
@@ -163,8 +172,8 @@ def train(
     model.load_state_dict(best)
     outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}
     if workers.rank == 0:
-        model_id = save_model(run, card, _weights(model), normaliser)
-        _write_results(run, card, store, clips, objective, split, model, outputs, state, model_id)
+        model_id = save_model(run, card, _weights(model), preparation.normaliser)
+        _write_results(run, card, store, clips, objective, split, model, outputs, state, model_id, preparation)
 
 
 class _Trainer:
@@ -201,9 +210,11 @@ class _Trainer:
             inputs, target = self._batch(mine)
             if self.config.stream_dropout:
                 inputs = Batch(inputs.values, drop_streams(inputs.lengths, self.config.stream_dropout))
+            if self.config.mixup:
+                inputs, target = mix(inputs, self.objective.spread(target), self.config.mixup)
             with torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 prediction = self.parallel(inputs).prediction.float()
-            loss = share * self.objective.losses(prediction, target).sum()
+            loss = share * self.objective.losses(prediction, target, self.config.label_smoothing).sum()
             self.optimiser.zero_grad(set_to_none=True)
             # the workers' gradients are averaged: this makes them the batch's mean
             torch.autograd.backward(loss * (count / len(batch)))
@@ -232,6 +243,24 @@ class _Trainer:
         batch = collate([{s: self.clips.values(s, i) for s in self.columns} for i in indices], self.columns)
         target = torch.from_numpy(self.objective.targets.learned[indices])
         return batch.to(self.workers.device), target.to(self.workers.device)
+
+
+def mix(batch: Batch, target_BC: Tensor, alpha: float) -> tuple[Batch, Tensor]:
+    """Mixup: each clip mixed with another one, frame by frame from their starts, in one share for the step.
+
+    Where the other has no such frame, or it was not observed, the clip's own stays as it is; so the other's length plays no
+    part, and padding none either.
+    """
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    share = max(share, 1 - share)  # of the clip itself: the lengths are its own
+    other_B = torch.randperm(len(target_BC), device=target_BC.device)
+    values = {}
+    for s, x_BKF in batch.values.items():
+        theirs_BKF = x_BKF[other_B]
+        there_BK1 = real_frames(batch.lengths[s][other_B], x_BKF.shape[1])[..., None]
+        mixed = torch.lerp(theirs_BKF, x_BKF, share)
+        values[s] = torch.where(there_BK1 & ~torch.isnan(mixed), mixed, x_BKF)
+    return Batch(values, batch.lengths), torch.lerp(target_BC[other_B], target_BC, share)
 
 
 def drop_streams(lengths: dict[str, Tensor], chance: float) -> dict[str, Tensor]:
@@ -358,6 +387,7 @@ def _write_results(
     outputs: dict[str, npt.NDArray[np.float64]],
     state: State,
     model_id: str,
+    preparation: Preparation,
 ) -> None:
     targets = objective.targets
     naive = np.tile(objective.constant(split.train), (len(split.test), 1))
@@ -368,7 +398,7 @@ def _write_results(
     ]
     run.write_table("predictions.parquet", pa.Table.from_pylist(rows))
     _write_outcomes(run, store, clips)
-    _write_examples(run, card, store, clips, targets, split, model)
+    _write_examples(run, card, store, clips, targets, split, model, preparation)
     run.write_json(
         "summary.json",
         {
@@ -434,7 +464,14 @@ def _write_outcomes(run: RunFolder, store: StoreIndex, clips: ClipSet) -> None:
 
 
 def _write_examples(
-    run: RunFolder, card: ModelCard, store: StoreIndex, clips: ClipSet, targets: Targets, split: Split, model: Model
+    run: RunFolder,
+    card: ModelCard,
+    store: StoreIndex,
+    clips: ClipSet,
+    targets: Targets,
+    split: Split,
+    model: Model,
+    preparation: Preparation,
 ) -> None:
     """Attention and gates of the first test clip of each class in turn: chosen by label and name, not by success."""
     by_class: dict[Any, list[int]] = {}
@@ -445,7 +482,8 @@ def _write_examples(
     rows = []
     for i in turns[:EXAMPLES]:
         sequence = {s: clips.values(s, i) for s in card.columns}
-        times = read_times(store, clips.shards[i], clips.ids[i])
+        found = read_times(store, clips.shards[i], clips.ids[i])
+        times = {s: preparation.times(s, of) for s, of in found.items()}
         target = targets.names[targets.values[i]] if targets.task == "classification" else None
         about = {
             "clip_id": clips.ids[i],

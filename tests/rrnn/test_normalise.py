@@ -49,13 +49,13 @@ def test_by_hand() -> None:
 
 def test_a_speaker_comes_out_with_mean_0_and_deviation_1_whatever_offset_and_scale_there_was(tmp_path: Path) -> None:
     clips = read_clips(make_store(tmp_path))
-    clips.normalise_by("speaker", "folder")
+    clips.prepare("speaker", "folder", {})
     for speaker in set(clips.speakers):
         of = [clips.values("a", i) for i in range(len(clips)) if clips.speakers[i] == speaker and clips.lengths["a"][i]]
         x = np.concatenate(of)
         np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(x.std(0), 1, rtol=1e-4)
-    clips.normalise_by("none", "folder")
+    clips.prepare("none", "folder", {})
     np.testing.assert_array_equal(clips.values("a", 0), clips.extracted("a", 0))
 
 
