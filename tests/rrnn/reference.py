@@ -63,6 +63,8 @@ def encode(clip: Clip, w: Weights, streams: list[str]) -> dict[str, Array]:
             forward = lstm(x, w, f"encoders.{s}.forward_lstm")  # eq. 1
             backward = lstm(x[::-1], w, f"encoders.{s}.backward_lstm")[::-1]  # eq. 2
             h[s] = np.concatenate([forward, backward], axis=1)  # eq. 3
+            if f"encoders.{s}.gain" in w:  # not the paper's: a linear path beside the LSTMs
+                h[s] = x @ w[f"encoders.{s}.skip.weight"].T + w[f"encoders.{s}.gain"] * h[s]
     return h
 
 

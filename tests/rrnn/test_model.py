@@ -93,6 +93,7 @@ VALUES: dict[str, list[Any]] = {
     "attend": ["time", "dimensions"],
     "gate": ["joint", "per_modality", "both", "none"],
     "reset": [False, True],
+    "skip": [False, True],
 }
 
 
@@ -452,15 +453,16 @@ GRADIENTS: list[Options] = [
     {"gate": "both", "reset": True},
     {"gate": "none"},
     {"tied": True},
+    {"skip": True},
     {"architecture": "early"},
-    {"architecture": "late"},
+    {"architecture": "late", "skip": True},
 ]
 
 
 @pytest.mark.parametrize("options", GRADIENTS, ids=name_of)
 def test_gradients_are_those_of_finite_differences(options: Options) -> None:
     columns = {"a": 2, "b": 1}
-    model = make_model(columns, hidden=2, **({} if options == {"architecture": "late"} else {"hops": 2}), **options)
+    model = make_model(columns, hidden=2, **({} if options.get("architecture") == "late" else {"hops": 2}), **options)
     batch = double(collate([random_clip(1, {"a": 3, "b": 2}, columns), random_clip(2, {"a": 2}, columns)], columns))
     names = [name for name, _ in model.named_parameters()]
 

@@ -16,12 +16,13 @@ import torch.multiprocessing as mp
 from stores import EMOTIONS, make_store, read_clips
 
 from rrnn.config import Config, ModelConfig, TrainConfig
-from rrnn.data import StoreIndex
+from rrnn.data import Preparation, StoreIndex, Times, pooled
 from rrnn.metrics import naive_regression
+from rrnn.model import Batch
 from rrnn.predict import apply_link, explain, predict
-from rrnn.run import load_model
+from rrnn.run import load_model, load_preparation
 from rrnn.targets import make_targets
-from rrnn.train import Workers, divide, drop_streams, fit_standardisation, train
+from rrnn.train import Workers, divide, drop_streams, fit_standardisation, mix, train
 
 SMALL = Config(
     model=ModelConfig(hidden=4, hops=2, dropout=0.0),
@@ -293,6 +294,65 @@ def test_a_loss_that_the_labels_do_not_have_is_refused(store: StoreIndex) -> Non
         ValueError, match=r"train\.loss is l1, but the clips make a classification: expected cross_entropy or l2"
     ):
         divide(read_clips(store), config)
+
+
+def test_mixup_mixes_frames_that_both_have_and_targets_in_one_share() -> None:
+    torch.manual_seed(0)
+    nan = float("nan")
+    x = torch.tensor([[[1.0], [2.0], [3.0]], [[10.0], [nan], [0.0]], [[0.0], [0.0], [0.0]]])
+    batch = Batch({"a": x}, {"a": torch.tensor([3, 2, 0])})  # three frames, two of which one was not observed, and none
+    target = torch.eye(3)
+    seen = set()
+    for _ in range(50):
+        mixed, mixed_target = mix(batch, target, 1.0)
+        share, other = float(mixed_target[0, 0]), int(mixed_target[0].topk(2).indices[1])
+        if share == 1:
+            continue  # with itself
+        seen.add(other)
+        assert 0.5 <= share < 1
+        assert mixed.lengths is batch.lengths
+        np.testing.assert_allclose(mixed_target.sum(1), 1, rtol=1e-6)
+        got = mixed.values["a"][0, :, 0]
+        if other == 1:  # its second frame was not observed, its third is padding
+            np.testing.assert_allclose(got, [share * 1 + (1 - share) * 10, 2, 3], rtol=1e-6)
+        else:  # it has no frame at all
+            np.testing.assert_array_equal(got, [1, 2, 3])
+        np.testing.assert_array_equal(mixed.values["a"][1, 1].isnan().numpy(), [True])  # nor is what was not observed made up
+    assert seen == {1, 2}
+
+
+def test_pooled_frames_by_hand(store: StoreIndex) -> None:
+    nan = np.nan
+    x = np.array([[1, nan], [3, nan], [nan, 4], [7, 8], [9, nan]], np.float32)
+    np.testing.assert_array_equal(pooled(x, 2), np.array([[2, nan], [7, 6], [9, nan]], np.float32))
+    assert pooled(x, 1) is x
+    times = Preparation(pool={"w": 2}).times("w", Times([0.0, 1.0, 5.0], ["a", "b", "c"]))
+    assert times == Times([0.5, 5.0], ["a b", "c"])
+    clips = read_clips(store)
+    raw, whole = clips.values("a", 0), clips.lengths["a"][0]
+    clips.prepare("none", "folder", {"a": 3})
+    np.testing.assert_allclose(clips.values("a", 0)[0], raw[:3].mean(0), rtol=1e-6)
+    assert len(clips.values("a", 0)) == -(-whole // 3)
+    np.testing.assert_array_equal(clips.frames("a", 0), raw)
+    with pytest.raises(ValueError, match=r"train\.pool names b: the streams are a, w"):
+        clips.prepare("none", "folder", {"b": 3})
+
+
+def test_what_few_clips_need_trains_and_scores_alike(store: StoreIndex, tmp_path: Path) -> None:
+    few = TrainConfig(epochs=3, folds=4, mixup=1.0, label_smoothing=0.1, pool={"a": 2}, normalise="speaker", learning_rate=0.01)
+    run_train(Config(ModelConfig(hidden=4, skip=True), few), store, tmp_path)
+    model, card, _ = load_model(str(tmp_path))
+    preparation = load_preparation(str(tmp_path), card)
+    clips = read_clips(store)
+    rows = [r for r in pq.read_table(tmp_path / "predictions.parquet").to_pylist() if r["split"] == "test"]
+    for row in rows[:3]:
+        i = clips.ids.index(row["clip_id"])
+        group = f"folder/{row['speaker']}"
+        clip = {s: preparation(group, s, clips.extracted(s, i)) for s in card.columns if clips.lengths[s][i]}
+        assert len(clip["a"]) == -(-clips.lengths["a"][i] // 2)
+        np.testing.assert_allclose(predict(model, card, [clip])[0], [row[f"p_{c}"] for c in EMOTIONS], rtol=1e-5)
+    example = pq.read_table(tmp_path / "examples.parquet").to_pylist()[0]
+    assert len(example["weights"]) == len(example["times"])
 
 
 def test_streams_are_dropped_as_often_as_asked_and_one_always_stays() -> None:
