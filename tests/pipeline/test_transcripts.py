@@ -31,7 +31,7 @@ def words(text: str | bytes, suffix: str, tier: str | None = None) -> Times:
 
 
 def error(text: str | bytes, suffix: str, tier: str | None = None) -> str:
-    with pytest.raises(ValueError, match=".") as e:
+    with pytest.raises(ValueError) as e:  # noqa: PT011 (the caller checks what it says)
         parse(text.encode() if isinstance(text, str) else text, suffix, tier)
     return str(e.value)
 
