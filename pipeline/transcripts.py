@@ -106,8 +106,8 @@ def _word(item: Any) -> Word:
             text.encode()  # half a surrogate pair can't be stored
         case _:
             raise ValueError(f"found {_short(item)}, expected {WORD_LIST}")
-    if not 0 <= start <= end < math.inf:
-        raise ValueError(f"the word {text.strip()!r} runs from {start:g} to {end:g} s")
+    if not 0 <= start <= end < 1e9:  # infinities, and integers that no float can hold
+        raise ValueError(f"the word {text.strip()!r} runs from {start!s:.20} to {end!s:.20} s")
     return Word(text.strip(), float(start), float(end))
 
 

@@ -130,6 +130,8 @@ class FolderCorpus(Corpus):
         except FileNotFoundError:
             return Problem("missing", address, "no such transcript: its clips go on without it")
         except (ValueError, OSError) as e:
+            if isinstance(e, OSError) and is_remote(address):
+                raise  # wrong credentials and lost connections are not the file's fault
             why = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             return Problem("broken", address, f"transcript that can't be read, its clips go on without it: {why}")
 

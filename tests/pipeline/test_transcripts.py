@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from media_files import record
 from praatio import textgrid
 from praatio.utilities.constants import Interval, Point
@@ -361,6 +363,7 @@ def test_json_words_as_recognisers_write_them(text: str) -> None:
         ('[["hi", 2, 1]]', "the word 'hi' runs from 2 to 1 s"),
         ('[["hi", NaN, 1]]', "the word 'hi' runs from nan to 1 s"),
         ('[["hi", 0, 1e999]]', "the word 'hi' runs from 0 to inf s"),
+        (f'[["hi", 0, {"9" * 500}]]', "the word 'hi' runs from 0 to 99999999999999999999 s"),
         ('{"segments": [{"text": "hi"}]}', "expected [[word, start, end], ...]"),
         ("[" * 100_000, "not JSON"),
         ('{"a":' * 100_000, "not JSON"),
@@ -408,6 +411,27 @@ def test_no_file_takes_long(text: str, suffix: str) -> None:
     with contextlib.suppress(ValueError):
         parse(text.encode(), suffix)
     assert time.process_time() - began < 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_bytes_are_words_in_order_or_a_value_error(data: st.DataObject) -> None:
+    """Bytes at random, and good files with a piece replaced by other bytes or by a piece of another."""
+    good = {".srt": SRT, ".vtt": VTT, ".textgrid": LONG, ".json": '[["hi", 1, 1.5], {"word": "you", "start": 2, "end": 3}]'}
+    suffix = data.draw(st.sampled_from([*good, ".txt"]))
+    whole = good.get(suffix, "hello").encode()
+    first = data.draw(st.integers(0, len(whole)))
+    last = data.draw(st.integers(first, len(whole)))
+    piece = data.draw(
+        st.one_of(st.binary(max_size=20), st.sampled_from([b"-->", b'"', b"<", b"[", b"\n\n", b"9" * 500, b"1e999"]))
+    )
+    try:
+        found = parse(whole[:first] + piece + whole[last:], suffix)
+    except ValueError:
+        return
+    if isinstance(found, tuple):
+        assert all(np.isfinite([word.start, word.end]).all() and word.start <= word.end for word in found)
+        assert [word.start for word in found] == sorted(word.start for word in found)
 
 
 def test_reading_a_corpus_loads_no_extractor() -> None:
