@@ -79,9 +79,10 @@ def streams_of(corpus: str, modalities: str, streams: str, options: dict[str, An
 def options_of(corpus: str, pairs: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the corpus, and of streams, out of NAME.OPTION=VALUE pairs."""
     options = overrides(pairs)
-    of_corpus = options.pop(corpus, {})
+    name = corpus_class(corpus).name  # of MODULE:CLASS, the name that the class has
+    of_corpus = options.pop(name, {})
     if not isinstance(of_corpus, dict):
-        raise ValueError(f"--set {corpus}={of_corpus}: expected {corpus}.OPTION=VALUE")
+        raise ValueError(f"--set {name}={of_corpus}: expected {name}.OPTION=VALUE")
     open_corpus(corpus, of_corpus)
     return of_corpus, options
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import fsspec
 
@@ -17,11 +17,21 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
+def suffix_of(address: str) -> str:
+    return os.path.splitext(address)[1].lower()
+
+
 def media_files(source: str) -> Iterator[tuple[str, str]]:
     """Every media file below the source, as (path relative to the source, address), ordered by relative path.
 
-    Hidden files and folders are left out. Raises FileNotFoundError where the source is not a folder that can be listed.
+    Hidden files and folders are left out. Raises FileNotFoundError where the source is not a folder that can be listed,
+    ValueError for a name that is not UTF-8.
     """
+    return only_media(all_files(source))
+
+
+def all_files(source: str) -> list[tuple[str, str]]:
+    """Every file below the source, as media_files() gives them: one listing, however many files there are."""
     if is_remote(source):
         fs, root = fsspec.core.url_to_fs(source.rstrip("/"))
         found = fs.find(root)
@@ -33,15 +43,31 @@ def media_files(source: str) -> Iterator[tuple[str, str]]:
         if not os.path.isdir(root):
             raise FileNotFoundError(f"no such folder: {source}")
         pairs = [(os.path.relpath(path, root), path) for path in _walk(root)]
-    for relative, address in sorted(pairs):
-        hidden = any(part.startswith(".") for part in relative.split("/"))
-        if not hidden and os.path.splitext(relative)[1].lower() in MEDIA_SUFFIXES:
+    return sorted(pair for pair in pairs if not any(part.startswith(".") for part in pair[0].split("/")))
+
+
+def only_media(files: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Of all_files(), those that are recordings by their suffix."""
+    for relative, address in files:
+        if suffix_of(relative) in MEDIA_SUFFIXES:
             try:
                 relative.encode()
             except UnicodeEncodeError:
                 name = relative.encode(errors="surrogateescape")
                 raise ValueError(f"{name!r}: the file's name is not UTF-8; rename it") from None
             yield relative, address
+
+
+def files_in(folder: str) -> list[str]:
+    """Addresses of the files directly in a folder, by one listing; none where it can't be listed."""
+    try:
+        if is_remote(folder):
+            fs, root = fsspec.core.url_to_fs(folder)
+            return [fs.unstrip_protocol(path) for path in fs.ls(root, detail=False)]
+        with os.scandir(folder) as entries:
+            return [f"{folder.rstrip('/')}/{entry.name}" for entry in entries]
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):  # ValueError: a NUL in its name
+        return []
 
 
 def _walk(root: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ from pipeline.media import AUDIO_RATE, Media
 from pipeline.streams._whisper import LICENCE as WHISPER_LICENCE
 from pipeline.streams._whisper import whisper_model
 from pipeline.streams.base import Extractor, Features
+from pipeline.transcripts import spread
 
 Vector = npt.NDArray[np.float32]
 
@@ -137,13 +138,6 @@ def tokenize(text: str) -> list[str]:
             endings.insert(0, split.group(2))
         tokens += [stem, *endings]
     return tokens
-
-
-def spread(words: list[str], duration: float) -> list[Word]:
-    """Words with times that fill `duration` seconds, each as long as its share of the characters."""
-    ends = np.cumsum([len(word) for word in words]) * (duration / max(sum(len(word) for word in words), 1))
-    starts = np.concatenate([[0.0], ends[:-1]])
-    return [Word(word, float(start), float(end)) for word, start, end in zip(words, starts, ends, strict=False)]
 
 
 def _timed_tokens(words: list[Word]) -> Iterator[tuple[str, float]]:

@@ -48,10 +48,10 @@ def source(tmp_path: Path) -> Path:
 
 
 def make_store(source: Path, out: Path, shard_size: int = 4) -> Store:
-    from pipeline.corpora.folder import read
+    from pipeline.corpora.folder import FolderCorpus
 
     store = Store.create(str(out), "folder", shard_size)
-    store.add_clips(read(str(source)))
+    store.add_clips(FolderCorpus().clips(str(source), print))
     store.begin_stream(Acoustic())
     return store
 

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from scipy.io import wavfile
 
 from jobs.report import thumbnails
-from pipeline.clip import Clip
+from pipeline.clip import Clip, Word
 from pipeline.corpora import open_corpus
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import extract_shard, pending
@@ -96,3 +96,18 @@ def test_a_clip_in_a_bucket_is_fetched_and_left_nowhere(bucket: str, tmp_path: P
     assert not path.exists()
     example = {"clip_id": "x", "uri": f"{bucket}/clips/gone.mp4", "start": None, "end": None}
     assert thumbnails(example, [0.0, 1.0]) == [None, None]
+
+
+def test_transcripts_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    put_clips(bucket, tmp_path)
+    cue = b"1\n00:00:00,250 --> 00:00:00,500\nhello\n"
+    for i in range(2):
+        Folder(f"{bucket}/clips/deep").write(f"{i}.srt", cue)
+    hello = (Word("hello", 0.25, 0.5),)
+    clips, _ = read_corpus(open_corpus("folder"), f"{bucket}/clips")
+    assert [c.words for c in clips] == [hello, hello, None]
+    rows = b"path,transcript_file\ndeep/0.wav,\ndeep/1.wav,deep/gone.srt\ndeep/2.wav,deep/1.srt\n"
+    Folder(f"{bucket}/clips").write("list.csv", rows)
+    clips, problems = read_corpus(open_corpus("folder"), f"{bucket}/clips/list.csv")
+    assert [c.words for c in clips] == [hello, None, hello]
+    assert [(p.kind, p.where) for p in problems if p.kind != "note"] == [("missing", f"{bucket}/clips/deep/gone.srt")]

@@ -17,7 +17,8 @@ from pipeline.clip import Absent, Clip, ClipError, Word
 from pipeline.media import AUDIO_RATE, ffmpeg_path, open_media
 from pipeline.streams import make_stream
 from pipeline.streams.base import Features
-from pipeline.streams.words import Words, spread, tokenize
+from pipeline.streams.words import Words, tokenize
+from pipeline.transcripts import spread
 
 
 @pytest.fixture(scope="module")
