@@ -12,6 +12,7 @@ from pipeline.corpora.base import Corpus
 CORPORA: dict[str, str] = {
     "folder": "pipeline.corpora.folder:FolderCorpus",
     "ravdess": "pipeline.corpora.ravdess:Ravdess",
+    "cmu_mosei": "pipeline.corpora.cmu_mosei:CmuMosei",
     "made": "pipeline.corpora.folder:MadeCorpus",
 }
 

@@ -17,6 +17,7 @@ STREAMS: dict[str, str] = {
     "egemaps": "pipeline.streams.egemaps:Egemaps",
     "face": "pipeline.streams.face:Face",
     "words": "pipeline.streams.words:Words",
+    "glove": "pipeline.streams.glove:Glove",
 }
 
 STREAM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
