@@ -147,7 +147,7 @@ class CsdFile:
         with np.errstate(over="ignore"):
             values = block.astype(np.float32)
         values[~np.isfinite(values)] = np.nan
-        return inside.mean(axis=1), values, None
+        return (inside[:, 0] + inside[:, 1]) / 2, values, None
 
     def _video(self, video: str, text: bool = False) -> _Video:
         """The last video is kept: clips of one video follow each other."""
@@ -228,16 +228,15 @@ def cut(
     As the reference reader has it: an interval counts where it overlaps the segment, is clipped to it, and is left out
     where no more than 1e-5 s remain, so that neighbours that only touch at a border are in one segment each. In the order
     of the middles of what remains; the reference's order is that of the starts, which differs only where intervals
-    overlap each other. Intervals that are not finite are in no segment. end: None is the end of the video.
+    overlap each other. Intervals that are no numbers are in no segment. end: None is the end of the video.
     """
     stop = np.inf if end is None else end
-    with np.errstate(invalid="ignore"):
-        inside = np.column_stack([np.maximum(intervals[:, 0], start), np.minimum(intervals[:, 1], stop)])
-        overlaps = (intervals[:, 0] < stop + EPSILON) & (intervals[:, 1] > start - EPSILON)
-        lasts = np.abs(inside[:, 1] - inside[:, 0]) > EPSILON
-    rows = np.flatnonzero(overlaps & lasts & np.isfinite(intervals).all(axis=1))
-    rows = rows[np.lexsort((intervals[rows, 0], inside[rows].mean(axis=1)))]
-    return rows, inside[rows]
+    rows = np.flatnonzero((intervals[:, 0] < stop + EPSILON) & (intervals[:, 1] > start - EPSILON))
+    begins, ends = np.maximum(intervals[rows, 0], start), np.minimum(intervals[rows, 1], stop)
+    counts = np.isfinite(begins) & np.isfinite(ends) & (np.abs(ends - begins) > EPSILON)
+    rows, begins, ends = rows[counts], begins[counts], ends[counts]
+    order = np.lexsort((intervals[rows, 0], begins + ends))
+    return rows[order], np.column_stack([begins, ends])[order]
 
 
 def read_segment(path: str, video: str, start: float, end: float | None) -> Segment:

@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -268,18 +268,15 @@ class _Words:
 class _Notes:
     """Things that are the same with many clips: one problem for each, with how many and the first."""
 
-    found: dict[tuple[Kind, str], Any] = field(default_factory=dict)
+    found: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
 
     def add(self, kind: Kind, what: str, where: str, n: int = 1) -> None:
-        count, first = self.found.setdefault((kind, what), [0, []])
-        self.found[kind, what][0] = count + n
-        if len(first) < 3:
-            first.append(where)
+        self.found.setdefault((kind, what), []).extend([where] * n)
 
     def report(self, where: str, report: Report) -> None:
-        for (kind, what), (count, first) in self.found.items():
-            more = ", ..." if count > len(first) else ""
-            report(Problem(kind, where, f"{what}: {count} ({', '.join(first)}{more})"))
+        for (kind, what), places in self.found.items():
+            first = list(dict.fromkeys(places))
+            report(Problem(kind, where, f"{what}: {len(places)} ({', '.join(first[:3])}{', ...' if len(first) > 3 else ''})"))
 
 
 def _unusable_id(video: str) -> str | None:
