@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -154,8 +153,9 @@ def extract_alone(url: str, stream: str) -> dict[str, float]:
 
 
 def _peak() -> float:
-    """The most memory that this process has had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
+    """The most memory that this process has had, in MB. Not getrusage's, which begins with that of the process before exec."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / MB
 
 
 def _alone(function: str, *arguments: str) -> dict[str, float]:

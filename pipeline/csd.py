@@ -73,7 +73,11 @@ class CsdFile:
 
     def _open(self, url: str) -> None:
         fs, path = fsspec.core.url_to_fs(url)
-        if not fs.isfile(path):
+        try:
+            kind = fs.info(path)["type"]
+        except FileNotFoundError:
+            kind = "nothing"
+        if kind != "file":
             raise FileNotFoundError(f"no such file: {url}")
         source = path
         if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
@@ -81,7 +85,7 @@ class CsdFile:
         with _hdf5(self.where):
             self._file = h5py.File(source, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking=False)
             self._stack.callback(self._file.close)
-            roots = list(self._file)
+            roots = _names(self._file)
         if not roots:
             raise CsdError(f"{self.where} is empty, expected a group that is named after the sequence")
         self.name: str = roots[0]
@@ -106,7 +110,7 @@ class CsdFile:
     def videos(self) -> list[str]:
         """Ids of all videos, sorted."""
         with _hdf5(self.where):
-            return sorted(self._data)
+            return sorted(_names(self._data))
 
     def metadata(self, key: str) -> Any:
         """A value of the sequence's metadata; None where it is not there, or is no JSON."""
@@ -160,7 +164,7 @@ class CsdFile:
             raise CsdError(f"{where}: there is no such video")
         intervals, features = (self._dataset(group, name, f"{where}, {name}") for name in ("intervals", "features"))
         if intervals is None or features is None:
-            raise CsdError(f"{where}: expected the datasets intervals and features, found {_names(group)}")
+            raise CsdError(f"{where}: expected the datasets intervals and features, found {_some(group)}")
         with _hdf5(where):
             timed: tuple[int, ...] = intervals.shape or ()
             shape: tuple[int, ...] = features.shape or ()
@@ -217,7 +221,7 @@ class CsdFile:
                 return None
             if links.get_info(key).type != h5py.h5l.TYPE_HARD:
                 raise CsdError(f"{where} is a link to somewhere else, expected it to be here")
-            return parent[name]
+            return parent[key]
 
 
 def cut(
@@ -268,9 +272,14 @@ def _opened(url: str) -> CsdFile:
     return _open[key]
 
 
-def _names(group: h5py.Group) -> str:
+def _names(group: h5py.Group) -> list[str]:
+    """Of a group's members, in order. h5py gives bytes for a name that is not UTF-8."""
+    return [name if isinstance(name, str) else name.decode("utf-8", "surrogateescape") for name in group]
+
+
+def _some(group: h5py.Group) -> str:
     with _hdf5("group"):
-        return ", ".join(list(group)[:5]) or "nothing"
+        return ", ".join(map(repr, _names(group)[:5])) or "nothing"
 
 
 @contextlib.contextmanager
@@ -281,4 +290,5 @@ def _hdf5(where: str) -> Iterator[None]:
     except CsdError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
-        raise CsdError(f"{where}: can't be read as HDF5 ({str(e)[:200]})") from e
+        said = str(e)[:200].encode("utf-8", "replace").decode()  # it may quote bytes of the file
+        raise CsdError(f"{where}: can't be read as HDF5 ({said})") from e

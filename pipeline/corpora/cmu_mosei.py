@@ -169,8 +169,10 @@ def _open_all(source: str, report: Report, stack: contextlib.ExitStack) -> dict[
         raise ValueError(f"{pickles[0]}: {WHY_NO_PICKLES}")
     for address in addresses:
         name = address.rpartition("/")[2]
-        if "#" in address:
-            raise ValueError(f"{address}: a # in a name is not told from the one before a video's id; rename it")
+        if "#" in address or address != address.encode("utf-8", "replace").decode():
+            raise ValueError(
+                f"{address!r}: expected a name in UTF-8 and without #, which stands before a video's id; rename it"
+            )
         try:
             file = stack.enter_context(CsdFile(address))
         except CsdError as e:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
 from pipeline.corpora.cmu_mosei import DIMENSION_NAMES, EMOTIONS, PUBLISHED_ORDER, CmuMosei, standard_folds
 from pipeline.corpora.reading import read_corpus
-from pipeline.extract import extract_shard, pending
+from pipeline.extract import extract_rows, extract_shard, pending
 from pipeline.media import open_media
-from pipeline.store import Store
+from pipeline.store import ClipRow, Store
 from pipeline.streams import make_stream
 
 TRAIN, VALID, STRANGER = "-3g5yACwYnA", "--qXJuDtHPw", "12345"  # the last is in no fold, and all digits
@@ -225,6 +226,27 @@ def test_files_may_be_links_to_where_they_are(mosei: Path, tmp_path: Path) -> No
     for file in mosei.rglob("*.csd"):
         (tmp_path / "linked" / file.name).symlink_to(file)
     assert list(read(tmp_path / "linked")[0]) == list(read(mosei)[0])
+
+
+def test_it_may_lie_in_a_bucket(mosei: Path) -> None:
+    bucket = fsspec.filesystem("memory")
+    bucket.put(str(mosei), "/bucket/mosei", recursive=True)
+    try:
+        here, there = (extract_all(source) for source in (str(mosei), "memory://bucket/mosei"))
+    finally:
+        bucket.rm("/bucket", recursive=True)
+    assert [c.clip_id for c, _ in there] == [c.clip_id for c, _ in here]
+    assert all(address.startswith("memory://") for c, _ in there for address in (c.features or {}).values())
+    assert [r.status for _, r in there].count("ok") == 4
+    for (_, a), (_, b) in zip(here, there, strict=True):
+        assert (a.status, a.reason) == (b.status, b.reason)
+        if a.features is not None and b.features is not None:
+            assert np.array_equal(a.features.values, b.features.values)
+
+
+def extract_all(source: str) -> list[tuple[Clip, ClipRow]]:
+    clips, _ = read_corpus(open_corpus("cmu_mosei"), source)
+    return list(zip(clips, extract_rows(make_stream("glove"), clips), strict=True))
 
 
 def test_pickles_are_refused_unopened(tmp_path: Path, mosei: Path) -> None:

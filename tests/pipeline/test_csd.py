@@ -162,7 +162,7 @@ def break_file(path: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("no features", "expected the datasets intervals and features, found intervals"),
+        ("no features", "expected the datasets intervals and features, found 'intervals'"),
         ("no data", "no group COVAREP/data"),
         ("root is a dataset", "'COVAREP' is no group"),
         ("nothing", "is empty, expected a group"),
@@ -311,6 +311,18 @@ def test_few_files_stay_open_and_a_replaced_one_is_read_anew(tmp_path: Path) -> 
     assert sum(str(tmp_path) in target for target in fds) <= csd.MAX_OPEN
     shutil.move(write_csd(tmp_path / "new.csd", "COVAREP", {"v": ([[0, 1]], [[99.0]])}), tmp_path / "11.csd")
     assert read_segment(path, "v", 0, 1)[1].tolist() == [[99]]
+
+
+def test_names_that_are_not_utf_8_do_no_harm(tmp_path: Path) -> None:
+    path = Path(write_csd(tmp_path / "x.csd", "COVAREP", {"v": frames(10, 1, 3), "vvvv": frames(10, 1, 3)}))
+    path.write_bytes(path.read_bytes().replace(b"vvvv", b"v\xff\xfev"))
+    with CsdFile(str(path)) as sequence:
+        plain, odd = sequence.videos()
+        assert (plain, odd.encode(errors="surrogateescape")) == ("v", b"v\xff\xfev")
+        assert len(sequence.segment(odd, 0, 5)[0]) == 5
+    path.write_bytes(path.read_bytes().replace(b"COVAREP", b"COVA\xffEP"))
+    with CsdFile(str(path)) as sequence:
+        assert sequence.videos() == [plain, odd]
 
 
 def test_words_are_text(tmp_path: Path) -> None:
