@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -93,6 +94,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.folder = Folder(url.rstrip("/"))
+        self._last: tuple[tuple[str, int, int], pq.ParquetFile] | None = None
         if not self.folder.exists("store.json"):
             raise FileNotFoundError(f"no store at {url}: expected a folder with store.json, as jobs.extract writes")
         self.info: dict[str, Any] = json.loads(self.folder.read("store.json"))
@@ -163,7 +165,18 @@ class Store:
 
     def manifest_rows(self, shard: str) -> pa.Table:
         part, _, group = shard.partition("-")
-        return self._open(self.folder.at("manifest"), f"part-{part}.parquet").read_row_group(int(group))
+        return self._part(f"part-{part}.parquet").read_row_group(int(group))
+
+    def _part(self, name: str) -> pq.ParquetFile:
+        """A part of the manifest. The last stays open: to read what it says of a thousand shards takes longer than a shard."""
+        folder = self.folder.at("manifest")
+        if not folder.local:
+            return self._open(folder, name)
+        stat = os.stat(f"{folder.url.removeprefix('file://')}/{name}")
+        key = name, stat.st_mtime_ns, stat.st_size
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._open(folder, name)
+        return self._last[1]
 
     def _known(self) -> dict[str, _Known]:
         manifest = self.folder.at("manifest")
