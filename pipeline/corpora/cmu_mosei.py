@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import fsspec
 import numpy as np
@@ -86,33 +86,32 @@ class CmuMosei(Corpus):
         with contextlib.ExitStack() as stack:
             files = _open_all(source, report, stack)
             notes = _Notes()
-            labels, where = files[LABELS]
-            names = _label_names(labels, report)
+            labels, words_file = files[LABELS], files.get(WORDS)
+            streams = {stream: files[root] for stream, root in SEQUENCES.items() if root in files}
+            names = _label_names(labels.file, report)
             folds = {video: fold for fold, videos in standard_folds().items() for video in videos}
-            videos = labels.videos()
-            held = {s: set(files[root][0].videos()) for s, root in SEQUENCES.items() if root in files}
-            words_of = set(files[WORDS][0].videos()) if WORDS in files else set()
-            for video in videos:
-                if (why := _unusable_id(video)) is not None:
-                    report(Problem("broken", repr(video), why))
+            for video in sorted(labels.videos):
+                if not video.isprintable() or "#" in video:
+                    report(Problem("broken", repr(video), "the id of a video: expected printable letters, without #"))
                     continue
                 try:
-                    intervals, values = labels.rows(video)
+                    intervals, values = labels.file.rows(video)
                 except CsdError as e:
                     report(Problem("broken", video, str(e)))
                     continue
                 if values.shape[1] != len(names):
-                    what = f"{labels.where} has {values.shape[1]} labels a segment, expected {len(names)}: {', '.join(names)}"
-                    report(Problem("broken", video, what))
+                    what = f"{values.shape[1]} labels a segment, expected {len(names)}: {', '.join(names)}"
+                    report(Problem("broken", video, f"{labels.file.where} has {what}"))
                     continue
-                words = _Words(files[WORDS][0], video, report) if video in words_of else None
-                addresses = {s: f"{files[SEQUENCES[s]][1]}#{video}" for s, holds in held.items() if video in holds}
+                addresses = {stream: f"{of.address}#{video}" for stream, of in streams.items() if video in of.videos}
                 if video not in folds:
                     notes.add("note", "labelled videos that are in no fold of the standard split", video)
-                for s in held:
-                    if s not in addresses:
-                        notes.add("missing", f"labelled videos that {SEQUENCES[s]} does not hold: absent in {s}", video)
-                if words is None and WORDS in files:
+                for stream in (s for s in streams if s not in addresses):
+                    notes.add("missing", f"labelled videos that {SEQUENCES[stream]} does not hold: absent in {stream}", video)
+                words = None
+                if words_file is not None and video in words_file.videos:
+                    words = _Words(words_file.file, video, report)
+                elif words_file is not None:
                     notes.add("missing", "labelled videos that have no words", video)
                 _note_times(video, intervals, notes)
                 for i, ((start, end), row) in enumerate(zip(intervals.tolist(), values.tolist(), strict=True)):
@@ -121,7 +120,7 @@ class CmuMosei(Corpus):
                     spoken = None if words is None else words.between(start, end)
                     yield Clip(
                         clip_id=clip_id,
-                        uri=f"{where}#{video}",
+                        uri=f"{labels.address}#{video}",
                         start=start,
                         end=end,
                         speaker=video,
@@ -130,12 +129,11 @@ class CmuMosei(Corpus):
                         intensities=intensities,
                         fold=folds.get(video),
                         features=addresses or None,
-                        attributes={"video": video, **({} if sentiment is None else {SENTIMENT: f"{sentiment:g}"})},
+                        attributes={} if sentiment is None else {SENTIMENT: f"{sentiment:g}"},
                     )
-            labelled = set(videos)
-            for video in sorted(folds.keys() - labelled):
+            for video in sorted(folds.keys() - labels.videos):
                 notes.add("missing", "videos of the standard split that have no labels", video)
-            notes.report(labels.where, report)
+            notes.report(labels.file.where, report)
 
     def counts(self, clips: Sequence[Clip]) -> list[Count]:
         """The published labels have 3,291 videos: the 3,227 of the standard split but two of its test fold, and 66 more."""
@@ -161,9 +159,17 @@ def standard_folds() -> dict[str, list[str]]:
     return folds
 
 
-def _open_all(source: str, report: Report, stack: contextlib.ExitStack) -> dict[str, tuple[CsdFile, str]]:
-    """The sequences that are there, by name: the open file and its address. Raises ValueError where there are no labels."""
-    found: dict[str, tuple[CsdFile, str]] = {}
+class _Held(NamedTuple):
+    """A sequence that is there: its open file, where it is, and the videos that it holds."""
+
+    file: CsdFile
+    address: str
+    videos: frozenset[str]
+
+
+def _open_all(source: str, report: Report, stack: contextlib.ExitStack) -> dict[str, _Held]:
+    """The sequences that are there, by name. Raises ValueError where there are no labels."""
+    found: dict[str, _Held] = {}
     addresses, others = _files(source)
     if not addresses and (pickles := [o for o in others if o.lower().endswith(PICKLES)]):
         raise ValueError(f"{pickles[0]}: {WHY_NO_PICKLES}")
@@ -175,7 +181,8 @@ def _open_all(source: str, report: Report, stack: contextlib.ExitStack) -> dict[
             )
         try:
             file = stack.enter_context(CsdFile(address))
-        except CsdError as e:
+            videos = frozenset(file.videos())
+        except (CsdError, FileNotFoundError) as e:
             report(Problem("broken", name, str(e)))
             continue
         root = KNOWN_ROOTS.get(re.sub(r"[^a-z0-9]", "", file.name.lower()))
@@ -183,11 +190,10 @@ def _open_all(source: str, report: Report, stack: contextlib.ExitStack) -> dict[
             expected = ", ".join((LABELS, *SEQUENCES.values(), WORDS))
             what = f"a second {root}: the first was taken" if root else f"sequence {file.name!r}: expected one of {expected}"
             report(Problem("unexpected", name, what))
-            file.close()
             continue
-        found[root] = file, address
+        found[root] = _Held(file, address, videos)
     if LABELS not in found:
-        there = ", ".join(f"{root} ({file.where})" for root, (file, _) in found.items()) or f"{len(addresses)} .csd files"
+        there = ", ".join(f"{root} ({of.file.where})" for root, of in found.items()) or f"{len(addresses)} .csd files"
         raise ValueError(
             f"{source}: expected CMU-MOSEI's .csd files, {LABELS} (CMU_MOSEI_Labels.csd) among them; found {there}"
         )
@@ -279,9 +285,3 @@ class _Notes:
         for (kind, what), places in self.found.items():
             first = list(dict.fromkeys(places))
             report(Problem(kind, where, f"{what}: {len(places)} ({', '.join(first[:3])}{', ...' if len(first) > 3 else ''})"))
-
-
-def _unusable_id(video: str) -> str | None:
-    if not video.isprintable() or "#" in video:
-        return "the id of a video: expected printable letters, without #"
-    return None

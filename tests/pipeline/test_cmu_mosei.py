@@ -194,19 +194,20 @@ def test_a_broken_video_or_file_is_reported_and_reading_goes_on(tmp_path: Path) 
         file["All Labels/data"]["elsewhere"] = h5py.SoftLink(f"/All Labels/data/{TRAIN}")
     (tmp_path / "CMU_MOSEI_COVAREP.csd").write_bytes(Path(path).read_bytes()[:2000])
     (tmp_path / "CMU_MOSEI_VisualFacet42.csd").write_text("<html>404</html>")
+    (tmp_path / "gone.csd").symlink_to(tmp_path / "nowhere")
     write_csd(tmp_path / "phones.csd", "phones", {TRAIN: SPOKEN})
-    words = write_csd(tmp_path / "words.csd", "words", {TRAIN: ([[0, 1]], np.zeros((1, 1)))})
+    write_csd(tmp_path / "words.csd", "words", {TRAIN: ([[0, 1]], np.zeros((1, 1)))})
     clips, problems = read(tmp_path)
     assert list(clips) == [f"{TRAIN}[{i}]" for i in range(3)]
     assert all(c.words == () and c.features is None for c in clips.values())
     broken = {p.where: p.what for p in problems if p.kind == "broken"}
-    assert set(broken) == {VALID, "'a#b'", "empty", "elsewhere", "CMU_MOSEI_COVAREP.csd", "CMU_MOSEI_VisualFacet42.csd", TRAIN}
+    files = {"CMU_MOSEI_COVAREP.csd", "CMU_MOSEI_VisualFacet42.csd", "gone.csd"}
+    assert set(broken) == {VALID, "'a#b'", "empty", "elsewhere", TRAIN} | files
     assert broken[VALID] == f"CMU_MOSEI_Labels.csd has 5 labels a segment, expected 7: {', '.join(PUBLISHED_ORDER)}"
     assert "expected text" in broken[TRAIN]
     assert "link to somewhere else" in broken["elsewhere"]
     assert said(problems, "unexpected", "phones").startswith("sequence 'phones': expected one of All Labels, COVAREP")
     assert {p.where for p in problems if p.kind == "missing"} >= {"COVAREP", "FACET 4.2", "OpenFace_2", "glove_vectors"}
-    assert Path(words).exists()
 
 
 def test_a_file_is_known_by_its_root_group_in_any_spelling(tmp_path: Path) -> None:

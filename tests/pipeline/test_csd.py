@@ -258,9 +258,9 @@ def test_what_a_file_claims_to_hold_is_checked_before_it_is_read(tmp_path: Path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, message in [
         ("long", "claims 10000000000 frames"),
-        ("wide", "has 10000 frames of 8000000000 bytes"),
+        ("wide", "10000 rows would take 8000000000 bytes"),
         ("chunk", "is in pieces of 800000000 bytes"),
-        ("many", "has 1000000 frames of 8000000000 bytes"),
+        ("many", "1000000 rows would take 8000000000 bytes"),
     ]:
         with pytest.raises(ClipError, match=message):
             read_segment(str(path), name, 0.0, None)
