@@ -16,9 +16,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from typing import Any
 
@@ -93,6 +94,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.folder = Folder(url.rstrip("/"))
+        self._last: tuple[tuple[str, int, int], pq.ParquetFile] | None = None
         if not self.folder.exists("store.json"):
             raise FileNotFoundError(f"no store at {url}: expected a folder with store.json, as jobs.extract writes")
         self.info: dict[str, Any] = json.loads(self.folder.read("store.json"))
@@ -163,7 +165,18 @@ class Store:
 
     def manifest_rows(self, shard: str) -> pa.Table:
         part, _, group = shard.partition("-")
-        return self._open(self.folder.at("manifest"), f"part-{part}.parquet").read_row_group(int(group))
+        return self._part(f"part-{part}.parquet").read_row_group(int(group))
+
+    def _part(self, name: str) -> pq.ParquetFile:
+        """A part of the manifest. The last stays open: to read what it says of a thousand shards takes longer than a shard."""
+        folder = self.folder.at("manifest")
+        if not folder.local:
+            return self._open(folder, name)
+        stat = os.stat(f"{folder.url.removeprefix('file://')}/{name}")
+        key = name, stat.st_mtime_ns, stat.st_size
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._open(folder, name)
+        return self._last[1]
 
     def _known(self) -> dict[str, _Known]:
         manifest = self.folder.at("manifest")
@@ -263,7 +276,7 @@ def _about(clip: Clip) -> tuple[Any, ...]:
 
 def clip_digest(clip: Clip) -> str:
     """Of all that a clip's row says, but its addresses and attributes: a corpus that was moved is the same corpus."""
-    row = {k: v for k, v in asdict(clip).items() if k not in ("uri", "features", "attributes")}
+    row = {k: v for k, v in _plain(clip).items() if k not in ("uri", "features", "attributes")}
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -306,12 +319,18 @@ def _batched(items: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
         yield items[i : i + size]
 
 
+def _plain(clip: Clip) -> dict[str, Any]:
+    """What dataclasses.asdict gives, without its copy of every word: of a large corpus those take longer than its features."""
+    row = {f.name: getattr(clip, f.name) for f in fields(clip)}
+    row["words"] = None if clip.words is None else [{"text": w.text, "start": w.start, "end": w.end} for w in clip.words]
+    return row
+
+
 def _manifest_row(clip: Clip) -> dict[str, Any]:
-    row = asdict(clip)
+    row = _plain(clip)
     row["votes"] = None if clip.votes is None else {shown: list(of.items()) for shown, of in clip.votes.items()}
     for name in MAPS:
         row[name] = None if row[name] is None else list(row[name].items())
-    row["words"] = None if clip.words is None else [asdict(w) for w in clip.words]
     row["digest"] = clip_digest(clip)
     return row
 

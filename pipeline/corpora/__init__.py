@@ -13,6 +13,7 @@ CORPORA: dict[str, str] = {
     "folder": "pipeline.corpora.folder:FolderCorpus",
     "ravdess": "pipeline.corpora.ravdess:Ravdess",
     "crema_d": "pipeline.corpora.crema_d:CremaD",
+    "cmu_mosei": "pipeline.corpora.cmu_mosei:CmuMosei",
     "made": "pipeline.corpora.folder:MadeCorpus",
 }
 

@@ -23,6 +23,7 @@ STREAMS: dict[str, str] = {
     "covarep": "pipeline.streams.covarep:Covarep",
     "opensmile": "pipeline.streams.opensmile_csv:OpenSmileCsv",
     "array": "pipeline.streams.arrays:Array",
+    "glove": "pipeline.streams.glove:Glove",
 }
 
 STREAM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")

@@ -102,6 +102,11 @@ class Importer(Extractor):
             if self.sequence is None:
                 raise ClipError(f"{path}: {type(self).name} is not read from computational sequences")
             times, values, tokens = self.from_sequence(Sequence2D(*read_segment(path, key, start, clip.end)))
+            if values.shape[1] != len(self.columns):
+                found, expected = values.shape[1], f"{len(self.columns)} of {self.sequence}"
+                raise ClipError(f"{os.path.basename(path)}, video {key!r} has {found} columns, expected {expected}")
+            if not len(times):
+                raise ClipError(f"{os.path.basename(path)}, video {key!r} has no frame between the clip's start and end")
             return Features(values, times - start, tokens)
         whole = self._whole(address, media)
         inside = (whole.times >= start) & (whole.times < (np.inf if clip.end is None else clip.end))
