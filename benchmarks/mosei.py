@@ -20,9 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
@@ -32,16 +31,16 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs._cli import app, console, user_errors
-from pipeline.clip import Modality
 from pipeline.corpora import open_corpus
 from pipeline.corpora.cmu_mosei import PUBLISHED_ORDER, SEQUENCES, standard_folds
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import extract_shard
 from pipeline.store import Store
-from pipeline.streams.imported import Importer
+from pipeline.streams import make_stream
+from pipeline.streams.base import Extractor
+from pipeline.streams.openface import GROUPS
 
 COLUMNS = {"covarep": 74, "facet": 35, "openface": 713, "glove": 300}
-NAMES = {stream: tuple(f"c{i}" for i in range(n)) for stream, n in COLUMNS.items()}
 RATES = {"covarep": 100.0, "facet": 30.0, "openface": 30.0}
 FILES = {
     "All Labels": "CMU_MOSEI_Labels.csd",
@@ -60,25 +59,10 @@ MB = 1e6
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Sequence(Importer):
-    """All columns of a sequence, as they are."""
-
-    version: ClassVar[str] = "1"
-    modality: ClassVar[Modality] = "audio"
-    frame_shift: ClassVar[float | None] = None
-    licence: ClassVar[str] = "none"
-    suffixes: ClassVar[tuple[str, ...]] = (".csd",)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return NAMES[type(self).name]
-
-
-def importer(stream: str) -> Importer:
-    cls = type(stream, (_Sequence,), {"name": stream, "sequence": SEQUENCES[stream]})
-    made: Importer = cls()
-    return made
+def importer(stream: str) -> Extractor:
+    """The stream with all columns of its sequence."""
+    options: dict[str, dict[str, Any]] = {"openface": {"groups": list(GROUPS)}, "facet": {"emotions": True}}
+    return make_stream(stream, options.get(stream))
 
 
 def make(folder: Path, videos: int, segments: int) -> float:
@@ -103,6 +87,8 @@ def make(folder: Path, videos: int, segments: int) -> float:
         most = max(len(t) for t in times.values())
         block = rng.standard_normal((most + 1000, columns), np.float32)
         block[::97, 0], block[::89, 1] = np.nan, np.inf
+        if stream == "openface":
+            block[:, 3] = 1  # success
         offsets = rng.integers(0, 1000, len(ids)).tolist()
         features = {v: (t, block[o : o + len(t)]) for (v, t), o in zip(times.items(), offsets, strict=True)}
         _write(folder, SEQUENCES[stream], features)

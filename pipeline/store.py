@@ -31,7 +31,7 @@ from pipeline.clip import Clip, Status, Word
 from pipeline.files import Folder
 from pipeline.streams.base import Extractor, Features
 
-FORMAT = 1
+FORMAT = 2
 SHARD_SIZE = 32
 SHARDS_A_PART = 1024
 SHARD_NAME = re.compile(r"^\d{5}-\d{4}$")
@@ -53,6 +53,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("features", pa.map_(pa.string(), pa.string())),
         ("attributes", pa.map_(pa.string(), pa.string())),
         pa.field("digest", pa.string(), nullable=False),
+        ("inputs", pa.string()),
     ]
 )
 
@@ -118,9 +119,9 @@ class Store:
     def add_clips(self, clips: Iterable[Clip]) -> tuple[int, int]:
         """Append the clips that the manifest does not have yet; returns (new, known).
 
-        Raises ValueError, before anything is written, where a clip id comes twice, or where a known clip differs from
-        the store's row in anything but its address and attributes: features would then belong to another clip than the
-        row says. A clip whose address or attributes changed has its row brought up to date, in its place.
+        Raises ValueError, before anything is written, where a clip id comes twice, or where a known clip has other times or
+        words than the store's row: features would then belong to another clip than the row says. One with other labels,
+        another speaker, fold, address or attributes has its row brought up to date, in its place.
         """
         known = self._known()
         seen: set[str] = set()
@@ -132,12 +133,12 @@ class Store:
             seen.add(clip.clip_id)
             if clip.clip_id not in known:
                 fresh.append(clip)
-            elif known[clip.clip_id].digest != clip_digest(clip):
+            elif known[clip.clip_id].inputs != clip_inputs(clip):
                 raise ValueError(
-                    f"clip {clip.clip_id!r} is not what it was when {self.folder.url} was made (its times, speaker, words or "
-                    "labels changed in the source): extract to a new store, or restore the source"
+                    f"clip {clip.clip_id!r} is not what it was when {self.folder.url} was made (its times or words changed in "
+                    "the source): extract to a new store, or restore the source"
                 )
-            elif known[clip.clip_id].about != _about(clip):
+            elif known[clip.clip_id] != _Known(clip_inputs(clip), clip_digest(clip), _about(clip)):
                 moved[clip.clip_id] = clip
         manifest = self.folder.at("manifest")
         size = self.info["shard_size"]
@@ -182,10 +183,10 @@ class Store:
         manifest = self.folder.at("manifest")
         known: dict[str, _Known] = {}
         for name in manifest.names(".parquet"):
-            columns = ["clip_id", "digest", "uri", "features", "attributes"]
+            columns = ["clip_id", "digest", "inputs", "uri", "features", "attributes"]
             for row in self._open(manifest, name).read(columns=columns).to_pylist():
-                about = (row["uri"], *(frozenset(row.get(k) or ()) for k in ("features", "attributes")))
-                known[row["clip_id"]] = _Known(row["digest"], about)
+                about = (row["uri"], *(frozenset(row[k] or ()) for k in ("features", "attributes")))
+                known[row["clip_id"]] = _Known(row["inputs"], row["digest"], about)
         return known
 
     def _refresh(self, moved: dict[str, Clip]) -> None:
@@ -265,6 +266,7 @@ class Store:
 
 @dataclass(frozen=True)
 class _Known:
+    inputs: str
     digest: str
     about: tuple[Any, ...]
 
@@ -272,6 +274,13 @@ class _Known:
 def _about(clip: Clip) -> tuple[Any, ...]:
     """What may change without making it another clip."""
     return clip.uri, frozenset((clip.features or {}).items()), frozenset(clip.attributes.items())
+
+
+def clip_inputs(clip: Clip) -> str:
+    """Digest of what a clip's features depend on, beside its recording: its id, times and words."""
+    row = _plain(clip)
+    of_inputs = {k: row[k] for k in ("clip_id", "start", "end", "transcript", "words")}
+    return hashlib.sha256(json.dumps(of_inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def clip_digest(clip: Clip) -> str:
@@ -282,7 +291,7 @@ def clip_digest(clip: Clip) -> str:
 
 def inputs_digest(clips: Sequence[Clip]) -> str:
     """Of a shard's clips, in order."""
-    return hashlib.sha256("\n".join(clip_digest(c) for c in clips).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(clip_inputs(c) for c in clips).encode()).hexdigest()[:16]
 
 
 def features_table(rows: Sequence[ClipRow], n_columns: int) -> pa.Table:
@@ -331,15 +340,16 @@ def _manifest_row(clip: Clip) -> dict[str, Any]:
     row["votes"] = None if clip.votes is None else {shown: list(of.items()) for shown, of in clip.votes.items()}
     for name in MAPS:
         row[name] = None if row[name] is None else list(row[name].items())
-    row["digest"] = clip_digest(clip)
+    row |= {"digest": clip_digest(clip), "inputs": clip_inputs(clip)}
     return row
 
 
 def _clip(row: dict[str, Any]) -> Clip:
-    row.pop("digest")
     words = row.pop("words")
+    for name in ("digest", "inputs"):
+        row.pop(name)
     for name in MAPS:
-        row[name] = None if row.get(name) is None else dict(row[name])  # a store of an earlier revision knows fewer
+        row[name] = None if row[name] is None else dict(row[name])
     if row["votes"] is not None:
         row["votes"] = {shown: dict(of) for shown, of in row["votes"].items()}
     return Clip(**row, words=None if words is None else tuple(Word(**w) for w in words))

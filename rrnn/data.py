@@ -22,6 +22,7 @@ import torch
 from rrnn.model import Batch
 from rrnn.normalise import Normaliser, group_of
 
+STORE_FORMAT = 2
 CLIP_COLUMNS = ("clip_id", "uri", "start", "end", "speaker", "emotion", "intensities", "fold", "shares", "votes")
 
 
@@ -47,7 +48,10 @@ def open_store(url: str, streams: Sequence[str] | None = None) -> StoreIndex:
     fs.invalidate_cache()
     if not fs.exists(f"{root}/store.json"):
         raise FileNotFoundError(f"no store at {url}: expected a folder with store.json, as jobs.extract writes")
-    corpus = json.loads(fs.cat_file(f"{root}/store.json"))["corpus"]
+    info = json.loads(fs.cat_file(f"{root}/store.json"))
+    if info.get("format") != STORE_FORMAT:
+        raise ValueError(f"{url} has store format {info.get('format')!r}, this version reads {STORE_FORMAT}: extract it anew")
+    corpus = info["corpus"]
     parts = sorted(p for p in _names(fs, f"{root}/manifest") if p.startswith("part-"))
     shards = []
     for part in parts:
@@ -85,9 +89,6 @@ def read_shard(store: StoreIndex, shard: str) -> pa.Table:
     part, _, group = shard.partition("-")
     with fs.open(f"{root}/manifest/part-{part}.parquet", "rb") as file:
         table = pq.ParquetFile(file).read_row_group(int(group), columns=[*CLIP_COLUMNS, "digest"])
-    for name in CLIP_COLUMNS:  # a store of an earlier revision knows fewer
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table)))
     for name in store.streams:
         with fs.open(f"{root}/features/{name}/{shard}.parquet", "rb") as file:
             stream = pq.ParquetFile(file).read(columns=["clip_id", "status", "reason", "n_frames", "values"])

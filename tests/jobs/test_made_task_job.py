@@ -59,7 +59,7 @@ def test_made_again_it_is_the_same_and_what_is_missing_is_made(tmp_path: Path) -
 def test_a_store_of_something_else_is_left_alone(tmp_path: Path) -> None:
     make_store(MadeTask("sparse", 50), str(tmp_path / "sparse"))
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder/store.json").write_text('{"format": 1, "corpus": "folder", "shard_size": 32}')
+    (tmp_path / "folder/store.json").write_text('{"format": 2, "corpus": "folder", "shard_size": 32}')
     before = files(tmp_path)
     for store, arguments, why in (
         ("sparse", ["pointer", "--clips", 50], "holds another made task (task was sparse, now pointer)"),

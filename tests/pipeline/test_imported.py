@@ -258,7 +258,7 @@ def test_a_recording_need_not_be_there(tmp_path: Path) -> None:
 
 def test_every_importer_describes_itself_and_is_made_again_from_that() -> None:
     importers = [n for n in STREAMS if issubclass(stream_class(n), Importer)]
-    assert importers == ["openface", "facet", "covarep", "opensmile", "array"]
+    assert importers == ["openface", "facet", "covarep", "opensmile", "array", "glove"]
     for name in importers:
         stream = make_stream(name, {"modality": "vision", "columns": ["a", "b"]} if name == "array" else None)
         assert remake_stream(stream.describe()) == stream

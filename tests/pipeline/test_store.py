@@ -84,8 +84,14 @@ def test_a_clip_that_changed_in_the_source_is_refused_and_one_that_moved_is_not(
     moved = replace(a, uri="/elsewhere/a.wav", attributes={"note": "new"})
     assert store.add_clips([moved]) == (0, 1)
     assert store.clips("00000-0000") == [moved]
-    with pytest.raises(ValueError, match="clip 'a' is not what it was"):
-        store.add_clips([replace(a, emotion="sad")])
+    relabelled = replace(moved, emotion="sad", speaker="anna", fold="test", shares={"sad": 1.0})
+    before = store.manifest_rows("00000-0000")["digest"].to_pylist()
+    assert store.add_clips([relabelled]) == (0, 1)
+    assert store.clips("00000-0000") == [relabelled]
+    assert store.manifest_rows("00000-0000")["digest"].to_pylist() != before  # a run that was begun on it notices
+    for other in (replace(a, start=1.0), replace(a, transcript="hello")):
+        with pytest.raises(ValueError, match="clip 'a' is not what it was"):
+            store.add_clips([other])
 
 
 def test_a_clip_id_twice_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
