@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 P = ParamSpec("P")
 R = TypeVar("R")
 
-console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+_WIDTH = None if sys.stdout.isatty() else 160  # of tables in a log or a file
+console = Console(highlight=False, markup=False, soft_wrap=_WIDTH is not None, width=_WIDTH)
 LOG_EVERY = 10.0  # seconds between progress lines where nobody watches a terminal (a submitted job's log)
 
 

@@ -16,8 +16,8 @@ import torch
 import typer
 from rich.table import Table
 
-from jobs._cli import absolute, app, console, overrides, progress, user_errors
-from jobs.extract import print_problems
+from jobs._cli import absolute, app, console, progress, user_errors
+from jobs.extract import options_of, print_problems
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
@@ -57,6 +57,7 @@ class ScoreConfig:
     corpus: str
     out: str
     attention: bool = False
+    corpus_options: dict[str, Any] = field(default_factory=dict)
     places: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of each stream that is imported, where its files are."""
     own_statistics: bool = False
@@ -239,8 +240,9 @@ def score(config: ScoreConfig) -> Store:
     config = replace(config, run=absolute(config.run), clips=absolute(config.clips), out=absolute(config.out))
     _, card, model_id = load_model(config.run)
     extractors = extractors_of(card, config.places)
-    clips, problems = read_corpus(open_corpus(config.corpus), config.clips)
+    clips, problems = read_corpus(open_corpus(config.corpus, config.corpus_options), config.clips)
     print_problems(problems)
+    extractors = [e.settled(clips) for e in extractors]
     store = Store.create(config.out, config.corpus, config.shard_size)
     if store.streams() and not store.folder.exists("scores.json"):
         raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
@@ -314,7 +316,9 @@ def main(
     attention: Annotated[bool, typer.Option("--attention", help="Keep what the model attended to, frame by frame.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Where the files of an imported stream are, such as openface.files=of/{stem}.csv."),
+        typer.Option(
+            "--set", help="Option of the corpus, or where an imported stream's files are: openface.files=of/{stem}.csv."
+        ),
     ] = None,
     own_statistics: Annotated[
         bool,
@@ -338,13 +342,15 @@ def main(
 
     Example: python -m jobs.score runs/first ~/new-clips --out scores/new-clips
     """
+    corpus_options, places = options_of(corpus, set_ or [])
     config = ScoreConfig(
         run=run,
         clips=clips,
         corpus=corpus,
         out=out,
         attention=attention,
-        places=overrides(set_ or []),
+        corpus_options=corpus_options,
+        places=places,
         own_statistics=own_statistics,
         shard_size=shard_size,
         workers=workers,

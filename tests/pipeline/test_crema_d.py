@@ -13,7 +13,7 @@ from test_s3 import bucket  # noqa: F401
 from pipeline.clip import Clip
 from pipeline.corpora.base import Problem
 from pipeline.corpora.crema_d import PUBLISHED, CremaD, read_votes
-from pipeline.corpora.ratings import HumanAccuracy, human_accuracy, majority, shares
+from pipeline.corpora.ratings import majority, shares
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import extract_rows
 from pipeline.files import Folder
@@ -244,19 +244,6 @@ def test_majority_and_shares() -> None:
     assert shares({"a": 3, "b": 1, "c": 0}) == {"a": 0.75, "b": 0.25, "c": 0}
     with pytest.raises(ValueError, match="expected one vote or more"):
         shares({"a": 0})
-
-
-def test_human_accuracy_by_hand() -> None:
-    found = human_accuracy(
-        [
-            ("a", {"audio": {"a": 3, "b": 1}, "both": {"a": 5}}),  # right
-            ("a", {"audio": {"a": 1, "b": 4}}),  # wrong
-            ("b", {"audio": {"a": 2, "b": 2}, "both": {"a": 0, "b": 0}}),  # a tie is wrong; nobody voted on both
-            ("c", {"audio": {"a": 1}}),  # nobody chose it
-        ]
-    )
-    assert found["audio"] == HumanAccuracy(per_response=6 / 14, by_majority=1 / 4, ties=1, clips=4)
-    assert found["both"] == HumanAccuracy(per_response=1.0, by_majority=1.0, ties=0, clips=1)
 
 
 def test_votes_of_an_irregular_name_belong_to_its_clip(tmp_path: Path) -> None:
