@@ -375,9 +375,20 @@ def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
             except FileNotFoundError as e:  # wrong credentials stop the job: they are not the clip's fault
                 raise ClipError(f"can't read {clip.uri}: {type(e).__name__}") from e
         else:
-            raise ClipError(f"can't read {clip.uri}: expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://")
+            raise ClipError(f"can't read {clip.uri}: {readable()}")
         _check_file(path)
         yield Media(path, clip.start, clip.end, deadline)
+
+
+def can_be_read(address: str) -> bool:
+    """Whether an address that a manifest names is a path, or in a bucket: fsspec would call any host, and read files in files
+    (a::b)."""
+    scheme, separator, _ = address.partition("://")
+    return "::" not in address and (not separator or scheme == "file" or scheme in REMOTE_SCHEMES)
+
+
+def readable() -> str:
+    return f"expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import fsspec
 from pipeline.clip import Absent, Clip, ClipError
 from pipeline.corpora.base import Corpus, Problem
 from pipeline.corpora.listing import is_remote, media_files
-from pipeline.media import REMOTE_SCHEMES, open_media
+from pipeline.media import can_be_read, open_media, readable
 
 HEAD_BYTES = 512
 TINY_FRAME = 16  # pixels of height: decoding takes as long, handing the frames over does not
@@ -81,8 +81,8 @@ def _look_at(file: str, clips: Sequence[Clip], decode: bool) -> list[Problem]:
 def _head(address: str, recording: bool) -> Problem | None:
     """What is wrong with a file, by its first bytes."""
     try:
-        if recording and is_remote(address) and address.partition("://")[0] not in REMOTE_SCHEMES:
-            raise ValueError(f"expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://")
+        if is_remote(address) and not can_be_read(address):
+            raise ValueError(readable())
         head = _read_head(address)
     except FileNotFoundError:
         return Problem("missing", address, "no such file")
@@ -109,8 +109,6 @@ def _read_head(address: str) -> bytes:
             raise ValueError("a folder, a pipe or a device")
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
-    if "::" in address:
-        raise ValueError("expected a path or URL without '::'")
     fs, path = fsspec.core.url_to_fs(address)
     size = fs.info(path)["size"]
     return bytes(fs.cat_file(path, start=0, end=min(size, HEAD_BYTES))) if size else b""

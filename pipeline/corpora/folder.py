@@ -49,7 +49,7 @@ from pipeline import transcripts
 from pipeline.clip import Clip, Word
 from pipeline.corpora.base import Corpus, Problem, Report
 from pipeline.corpora.listing import MEDIA_SUFFIXES, all_files, files_in, is_remote, only_media, suffix_of
-from pipeline.media import REMOTE_SCHEMES
+from pipeline.media import can_be_read, readable
 
 MAX_LINE = 1 << 27  # characters: the words of a long recording in one cell
 csv.field_size_limit(MAX_LINE)
@@ -197,7 +197,7 @@ class _Beside:
         folder, stem, _ = _parts(clip.uri)
         if folder not in self._folders:
             self._folders[folder] = {}
-            if _can_be_read(folder):
+            if can_be_read(folder):
                 self.add(files_in(folder))
         address = self._folders[folder].get(stem)
         is_part = clip.start is not None or clip.end is not None
@@ -210,14 +210,10 @@ def _parts(address: str) -> tuple[str, str, str]:
     return folder, stem, suffix.lower()
 
 
-def _can_be_read(address: str) -> bool:
-    return "::" not in address and (not is_remote(address) or address.partition("://")[0] in REMOTE_SCHEMES)
-
-
 def _bytes(address: str) -> bytes:
     """A whole transcript file. Raises FileNotFoundError, OSError, or ValueError for what can't be one."""
-    if not _can_be_read(address):
-        raise ValueError(f"expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://")
+    if not can_be_read(address):
+        raise ValueError(readable())
     if not is_remote(address) and not stat.S_ISREG(os.stat(address).st_mode):  # a pipe would never answer
         raise ValueError("not a file: a folder, a pipe or a device")
     with fsspec.open(address, "rb") as file:

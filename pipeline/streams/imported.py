@@ -30,7 +30,7 @@ import pyarrow.csv
 
 from pipeline.clip import Absent, Clip, ClipError
 from pipeline.csd import read_segment
-from pipeline.media import REMOTE_SCHEMES, Media
+from pipeline.media import REMOTE_SCHEMES, Media, can_be_read, readable
 from pipeline.streams.base import Extractor, Features
 
 T = TypeVar("T")
@@ -101,6 +101,8 @@ class Importer(Extractor):
         if path.lower().endswith(".csd"):
             if self.sequence is None:
                 raise ClipError(f"{path}: {type(self).name} is not read from computational sequences")
+            if not can_be_read(path):
+                raise ClipError(f"can't read {path}: {readable()}")
             times, values, tokens = self.from_sequence(Sequence2D(*read_segment(path, key, start, clip.end)))
             if values.shape[1] != len(self.columns):
                 found, expected = values.shape[1], f"{len(self.columns)} of {self.sequence}"
@@ -193,7 +195,7 @@ def read_file(address: str) -> bytes:
             _check_size(address, fs.size(path))
             data = bytes(fs.cat_file(path))
         else:
-            raise ClipError(f"can't read {address}: expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://")
+            raise ClipError(f"can't read {address}: {readable()}")
     except FileNotFoundError as e:  # of a bucket, wrong credentials stop the job: they are not the clip's fault
         raise ClipError(f"no such file: {address}") from e
     except (PermissionError, NotADirectoryError) as e:

@@ -65,9 +65,10 @@ def test_the_first_bytes_tell_what_is_no_recording(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     names = [*BROKEN, "good.wav", "folder.wav", "silent.wav", "noise.mp4", "pipe.wav", "gone.wav"]
     clips = [Clip(name, str(tmp_path / name)) for name in names]
-    clips.append(Clip("elsewhere", "http://127.0.0.1:1/clip.wav"))
+    clips.append(Clip("elsewhere", "http://127.0.0.1:1/clip.wav", features={"openface": "http://127.0.0.1:1/face.csv"}))
     found = check(clips)
-    assert found.pop("clip.wav").startswith("broken: can't be read: expected a path or one of abfs")
+    for name in ("clip.wav", "face.csv"):
+        assert found.pop(name).startswith("broken: can't be read: expected a path or one of abfs")
     assert found == WRONG | {
         "folder.wav": "broken: can't be read: a folder, a pipe or a device",
         "pipe.wav": "broken: can't be read: a folder, a pipe or a device",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from csd_files import frames, write_csd
 
+import pipeline.media
 from pipeline.clip import Absent, Clip
 from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
@@ -229,7 +230,16 @@ def test_files_may_be_links_to_where_they_are(mosei: Path, tmp_path: Path) -> No
     assert list(read(tmp_path / "linked")[0]) == list(read(mosei)[0])
 
 
-def test_it_may_lie_in_a_bucket(mosei: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http://h/", "simplecache::", "zip://a.csd::s3://", "local:///", "nosuch://"])
+def test_a_manifest_sends_nobody_to_other_hosts(mosei: Path, scheme: str) -> None:
+    clip = Clip("c", "/c.wav", features={"covarep": f"{scheme}{mosei / 'CMU_MOSEI_COVAREP.csd'}#{TRAIN}"})
+    (row,) = extract_rows(make_stream("covarep"), [clip])
+    assert row.status == "error"
+    assert "expected a path or one of abfs" in (row.reason or "")
+
+
+def test_it_may_lie_in_a_bucket(mosei: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.media, "REMOTE_SCHEMES", frozenset({"memory"}))
     bucket = fsspec.filesystem("memory")
     bucket.put(str(mosei), "/bucket/mosei", recursive=True)
     try:
