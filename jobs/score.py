@@ -150,17 +150,19 @@ class ScoreWorker:
     def _group(self, clip: Clip) -> str:
         return group_of(self.card.normalise, self.config.corpus, clip.speaker)
 
-    def _normalised_by(self, clip: Clip, stream: str) -> str:
-        """Whose statistics were taken, for people who must know how far to trust a score."""
+    def _normalised_by(self, clip: Clip, streams: Sequence[str]) -> str:
+        """Whose statistics were taken, for people who must know how far to trust a score; of how many clips at least."""
         assert self.known is not None
         assert self.preparation.normaliser is not None
         group, by = self._group(clip), self.card.normalise
-        moments = self.preparation.normaliser.moments.get((group, stream))
-        if group == POOLED or moments is None:
+        if group == POOLED:
             return f"all clips of the training (no {by} is known)"
-        if moments is self.known.moments.get((group, stream)):
-            return f"the {by}'s {moments.clips} clips in the run"
-        return f"the {by}'s {moments.clips} clips here"
+        fewest: dict[str, int] = {}
+        for stream in streams:
+            moments = self.preparation.normaliser.moments[group, stream]
+            where = "in the run" if moments is self.known.moments.get((group, stream)) else "here"
+            fewest[where] = min(moments.clips, fewest.get(where, moments.clips))
+        return " and ".join(f"the {by}'s {n} clips {where}" for where, n in sorted(fewest.items(), reverse=True))
 
     def _row(self, clip: Clip, of: dict[str, ClipRow], sequences: Sequences | None, values: Any) -> dict[str, Any]:
         row: dict[str, Any] = {k: getattr(clip, k) for k in ("clip_id", "uri", "start", "end", "speaker")}
@@ -169,7 +171,7 @@ class ScoreWorker:
         row |= {"status": "unusable" if values is None else "ok", "model_id": self.model_id}
         if values is not None and sequences is not None:
             if self.known is not None:
-                row["normalised_by"] = self._normalised_by(clip, next(iter(sequences)))
+                row["normalised_by"] = self._normalised_by(clip, list(sequences))
             row["emotion"] = self.card.classes[int(values.argmax())]
             row |= {f"{value_prefix(self.card)}{c}": float(v) for c, v in zip(self.card.classes, values, strict=True)}
             if self.config.attention:
@@ -247,6 +249,8 @@ def score(config: ScoreConfig) -> Store:
     if store.streams() and not store.folder.exists("scores.json"):
         raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
     _note_model(store, config, model_id)
+    if card.normalise == "speaker":
+        _check_speakers(store, clips)
     new, known = store.add_clips(clips)
     folder = store.folder.at("scores")
     folder.sweep()
@@ -285,6 +289,17 @@ def _note_model(store: Store, config: ScoreConfig, model_id: str) -> None:
         if {k: then.get(k) for k in now} != now:
             raise ValueError(f"{config.out} holds scores of {then}, not of {now}: choose another --out")
     store.folder.write("scores.json", json.dumps({**now, "run": config.run}, indent=2).encode())
+
+
+def _check_speakers(store: Store, clips: Sequence[Clip]) -> None:
+    """Raise ValueError where a clip's speaker is another than when its statistics were taken: they are not taken anew."""
+    then = store.speakers()
+    if changed := [c for c in clips if then.get(c.clip_id, c.speaker) != c.speaker]:
+        first = changed[0]
+        raise ValueError(
+            f"the speaker of {len(changed)} clips changed, such as of {first.clip_id!r} from {then[first.clip_id]!r} to "
+            f"{first.speaker!r}, and {store.folder.url} holds scores that were normalised by them: choose another --out"
+        )
 
 
 def score_table(store: Store) -> Table:

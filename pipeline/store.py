@@ -100,7 +100,7 @@ class Store:
             raise FileNotFoundError(f"no store at {url}: expected a folder with store.json, as jobs.extract writes")
         self.info: dict[str, Any] = json.loads(self.folder.read("store.json"))
         if self.info.get("format") != FORMAT:
-            raise ValueError(f"{url} has store format {self.info.get('format')!r}, this version reads {FORMAT}")
+            raise ValueError(f"{url} has store format {self.info.get('format')!r}, this version reads {FORMAT}: choose another")
 
     @classmethod
     def create(cls, url: str, corpus: str, shard_size: int = SHARD_SIZE) -> Store:
@@ -150,6 +150,12 @@ class Store:
             manifest.write(f"part-{part:05d}.parquet", parquet_bytes(table, row_group_size=size, compression="zstd"))
             part += 1
         return len(fresh), len(seen) - len(fresh)
+
+    def speakers(self) -> dict[str, str | None]:
+        """Of each clip of the manifest, its speaker."""
+        manifest = self.folder.at("manifest")
+        tables = [self._open(manifest, n).read(columns=["clip_id", "speaker"]) for n in manifest.names(".parquet")]
+        return {row["clip_id"]: row["speaker"] for table in tables for row in table.to_pylist()}
 
     def shards(self) -> list[str]:
         """Names of all shards, in the manifest's order."""

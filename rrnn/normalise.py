@@ -87,8 +87,10 @@ class Normaliser:
         return cls(groups | add_up((POOLED, stream, moments) for (_, stream), moments in groups.items()))
 
     def apply(self, group: str, stream: str, x_KF: Floats) -> Floats:
-        """The frames, normalised; by all clips together where the group is not known."""
+        """The frames, normalised; by all clips together where the group is not known, and as they are where no clip had any."""
         key = (group, stream) if (group, stream) in self.moments else (POOLED, stream)
+        if key not in self.moments:
+            return x_KF
         if key not in self._scales:
             self._scales[key] = self.moments[key].scale()
         mean_F, std_F = self._scales[key]

@@ -11,6 +11,13 @@ import pytest
 from scipy.io import wavfile
 from test_jobs import run
 
+from jobs.score import ScoreConfig, ScoreWorker, score
+from pipeline.clip import Clip
+from rrnn.config import ModelConfig
+from rrnn.data import Preparation
+from rrnn.normalise import Moments, Normaliser, add_up
+from rrnn.run import ModelCard
+
 RATE = 16_000
 
 
@@ -64,3 +71,24 @@ def test_scores_are_those_of_the_run_for_its_speakers_and_say_whose_statistics_t
     (row,) = pl.read_parquet(tmp_path / "own/scores/*.parquet").to_dicts()
     assert row["normalised_by"] == "the speaker's 1 clips here"
     assert row["p_angry"] != pytest.approx(scores["anna-1.wav"]["p_angry"], abs=1e-5)
+
+    # Statistics are not taken anew: other speakers of the same clips are refused, and not passed over.
+    moved = new.with_name("moved.csv")
+    moved.write_text(new.read_text().replace("eve-0.wav,eve-0.wav,eve", "eve-0.wav,eve-0.wav,fay"))
+    with pytest.raises(ValueError, match=r"speaker of 1 clips changed, such as of 'eve-0.wav' from 'eve' to 'fay'"):
+        score(ScoreConfig(run=str(tmp_path / "run"), clips=str(moved), corpus="folder", out=str(tmp_path / "scores")))
+
+
+def test_a_score_says_whose_statistics_each_of_its_streams_used(tmp_path: Path) -> None:
+    """The run knows Anna's voice and not her face."""
+    x = np.ones((2, 1), np.float32)
+    run_has = Normaliser.fit([("folder/anna", "voice", x), ("folder/anna", "voice", x), ("folder/ben", "face", x)])
+    here = add_up(("folder/anna", stream, Moments.of(x)) for stream in ("voice", "face", "words"))
+    worker = object.__new__(ScoreWorker)
+    worker.config = ScoreConfig(run="", clips="", corpus="folder", out="")
+    worker.card = ModelCard(ModelConfig(), ("a", "b"), "softmax", {}, normalise="speaker")
+    worker.known, worker.preparation = run_has, Preparation(run_has.extended(here, replace=False))
+    anna = Clip("1", "/1.wav", speaker="anna")
+    assert worker._normalised_by(anna, ["voice"]) == "the speaker's 2 clips in the run"
+    assert worker._normalised_by(anna, ["face"]) == "the speaker's 1 clips here"
+    assert worker._normalised_by(anna, ["face", "voice"]) == "the speaker's 2 clips in the run and the speaker's 1 clips here"

@@ -47,6 +47,11 @@ def test_by_hand() -> None:
     )
 
 
+def test_a_stream_that_no_clip_had_stays_as_it_is() -> None:
+    normaliser = Normaliser.fit([("c/anna", "a", frames([1.0]))])
+    np.testing.assert_array_equal(normaliser.apply(POOLED, "w", frames([5.0])), [[5.0]])
+
+
 def test_a_speaker_comes_out_with_mean_0_and_deviation_1_whatever_offset_and_scale_there_was(tmp_path: Path) -> None:
     clips = read_clips(make_store(tmp_path))
     clips.prepare("speaker", "folder", {})
