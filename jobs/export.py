@@ -10,9 +10,15 @@ import typer
 
 from jobs._cli import absolute, app, console, user_errors
 from rrnn.export import check_exportable, difference, export_onnx, export_program, input_names, save_program
-from rrnn.run import load_model
+from rrnn.run import ModelCard, load_model
 
 SUFFIXES = (".onnx", ".pt2")
+
+
+def wanted(card: ModelCard) -> list[str]:
+    """What is done to a clip's frames before the model sees them (rrnn.data.Preparation), in words."""
+    normalised = [] if card.normalise == "none" else [f"normalised by {card.normalise} (model/statistics.parquet of the run)"]
+    return normalised + [f"averaged, {n} frames of {stream} into one" for stream, n in sorted(card.pool.items()) if n > 1]
 
 
 @user_errors
@@ -25,7 +31,8 @@ def main(
 
     For each stream two inputs: its frames (clips, frames, columns) float32, NaN where not observed, padded; and its real
     lengths (clips,) int64, 0 where a clip does not have it. One output: the value of each class. Clips and frames may be
-    any number. Standardisation is in the file; extraction is not. The file's metadata (.onnx) or extra files (.pt2) hold the
+    any number. Standardisation is in the file; extraction, normalisation by speaker (or corpus) and pooling are not, and are
+    told of at the end. The file's metadata (.onnx) or extra files (.pt2) hold the
     model's card: classes, streams with their columns, and what extracted them.
 
     Example: python -m jobs.export runs/first --out first.onnx
@@ -56,6 +63,10 @@ def main(
         temporary.unlink(missing_ok=True)
     size = out.stat().st_size / 2**20
     console.print(f"{out}: {size:.1f} MiB, model {model_id}, inputs {', '.join(input_names(card))}")
+    if needs := wanted(card):
+        console.print(
+            f"its inputs must be {' and '.join(needs)} first, as in training: that is not in the file", style="yellow"
+        )
     console.print(f"largest difference from the model on ragged clips: {found:.1e}")
 
 

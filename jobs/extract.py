@@ -95,7 +95,7 @@ def extract(config: ExtractConfig) -> Store:
     extractors = [e.settled(clips) for e in config.extractors()]
     store = Store.create(config.out, config.corpus, config.shard_size)
     new, known = store.add_clips(clips)
-    if problems:
+    if problems or store.folder.exists("problems.json"):  # what was reported before and is mended goes
         store.folder.write("problems.json", json.dumps([p._asdict() for p in problems], indent=2).encode())
     for extractor in extractors:
         store.begin_stream(extractor)

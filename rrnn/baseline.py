@@ -54,8 +54,8 @@ class _Filled(StandardScaler):  # type: ignore[misc]
 
 
 def statistics_baseline(clips: ClipSet, objective: Objective, split: Split) -> dict[str, float]:
-    """Its figures on the test clips, as Objective.score() has them, and "strength", the inverse of the chosen penalty. None
-    where the training clips are all of one class."""
+    """Its figures on the test clips, as Objective.score() has them, and "strength", the inverse of the chosen penalty. Nothing
+    where the training clips are all of one class, or have only soft labels."""
     sides = {name: indices[objective.targets.scored[indices]] for name, indices in vars(split).items() if name != "how"}
     target = {name: objective.targets.values[indices] for name, indices in sides.items()}
     if objective.targets.task == "classification" and len(np.unique(target["train"])) < 2:

@@ -2,7 +2,8 @@
 
 Inputs, for each stream s: `s`, (clips, frames of s, columns) float32, NaN where nothing was observed, padded with anything; and
 `s.lengths`, (clips,) int64, the number of real frames, 0 where a clip does not have the stream. Output: `values`, (clips, C),
-the probability of each class, or the intensities. Clips and frames may be any number at every call, one frame at least.
+the probability of each class, or the intensities. Clips and frames may be any number at every call, one frame at least. Frames
+are as the model was fed in training: what rrnn.data.Preparation does to them, normalising and pooling, is not in the file.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from test_s3 import bucket  # noqa: F401
 from typer.testing import CliRunner
 
 from jobs._cli import console
-from jobs.extract import cli, print_problems
+from jobs.extract import ExtractConfig, cli, extract, print_problems
 from pipeline.clip import Clip
 from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
@@ -205,3 +205,15 @@ def test_a_bucket_is_checked_by_heads_alone(bucket: str, tmp_path: Path) -> None
     clips, _ = read_corpus(open_corpus("folder"), folder.url)
     assert sorted(p.where for p in strangers(open_corpus("folder"), folder.url, clips, [])) == sorted(BROKEN)
     assert not list(strangers(open_corpus("folder"), f"{folder.url}/manifest.csv", clips, []))
+
+
+def test_what_was_reported_and_is_mended_is_no_longer_in_the_store(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("path\na.wav\n")
+    second = tmp_path / "manifest.tsv"
+    second.write_text("path\nb.wav\n")
+    config = ExtractConfig(source=str(tmp_path), corpus="folder", out=str(tmp_path / "store"))
+    extract(config)
+    assert "another manifest" in (tmp_path / "store/problems.json").read_text()
+    second.unlink()
+    extract(config)
+    assert (tmp_path / "store/problems.json").read_text() == "[]"

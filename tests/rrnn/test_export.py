@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from jobs.export import cli
 from rrnn.config import ModelConfig
 from rrnn.data import collate
 from rrnn.export import difference, export_onnx, export_program, onnx_values, program_values, ragged_clips
 from rrnn.model import Model
 from rrnn.predict import predict
-from rrnn.run import ModelCard
+from rrnn.run import ModelCard, RunFolder, save_model
 
 
 def trained(link: str = "softmax", **options: Any) -> tuple[Model, ModelCard]:
@@ -38,6 +41,19 @@ def one_frame_and_long(card: ModelCard) -> list[dict[str, np.ndarray]]:
         {"face": random.normal(size=(1, 3)).astype(np.float32)},
         {"face": random.normal(size=(250, 3)).astype(np.float32), "words": random.normal(size=(1, 5)).astype(np.float32)},
     ]
+
+
+def test_what_is_not_in_the_file_is_told(tmp_path: Path) -> None:
+    model, card = trained(architecture="naive")
+    for name, normalise, pool, told in (
+        ("plain", "none", {}, False),
+        ("prepared", "speaker", {"face": 8, "words": 1}, True),
+    ):
+        prepared = replace(card, normalise=normalise, pool=pool)
+        save_model(RunFolder(str(tmp_path / name)), prepared, model.state_dict())
+        said = CliRunner().invoke(cli, [str(tmp_path / name), "--out", str(tmp_path / "model.pt2")]).output
+        assert "largest difference" in said
+        assert ("must be normalised by speaker" in said and "8 frames of face into one first" in said) == told
 
 
 @pytest.mark.slow
