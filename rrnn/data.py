@@ -212,9 +212,7 @@ class ClipSet:
 
     def prepare(self, normalise: str, corpus: str, pool: Mapping[str, int]) -> Preparation:
         """Have values() normalise by the clips' own statistics, and pool, from now on; returns what does it. normalise, pool:
-        as in TrainConfig. Raises ValueError for a stream to pool that there is not."""
-        if strangers := pool.keys() - set(self.streams):
-            raise ValueError(f"train.pool names {', '.join(sorted(strangers))}: the streams are {', '.join(self.streams)}")
+        as in TrainConfig."""
         normaliser = None
         if normalise != "none":
             self._groups = [group_of(normalise, corpus, speaker) for speaker in self.speakers]

@@ -45,7 +45,11 @@ CHECKPOINT_SECONDS = 10.0
 
 def divide(clips: ClipSet, config: Config) -> tuple[Objective, Split]:
     """What is to be learned, from whom, and on whom it is tested. Raises ValueError where the clips don't allow it."""
+    if strangers := config.train.pool.keys() - set(clips.streams):
+        raise ValueError(f"train.pool names {', '.join(sorted(strangers))}: the streams are {', '.join(clips.streams)}")
     objective = make_objective(make_targets(clips), config.train.loss)
+    if config.train.label_smoothing and objective.loss != "cross_entropy":
+        raise ValueError(f"train.label_smoothing is of the loss cross_entropy, and train.loss is {objective.loss}")
     targets = objective.targets
     split = split_clips(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, config.train)
     split = replace(split, valid=split.valid[targets.scored[split.valid]], test=split.test[targets.scored[split.test]])

@@ -335,7 +335,9 @@ def test_pooled_frames_by_hand(store: StoreIndex) -> None:
     assert len(clips.values("a", 0)) == -(-whole // 3)
     np.testing.assert_array_equal(clips.frames("a", 0), raw)
     with pytest.raises(ValueError, match=r"train\.pool names b: the streams are a, w"):
-        clips.prepare("none", "folder", {"b": 3})
+        divide(clips, Config(train=TrainConfig(pool={"b": 3})))
+    with pytest.raises(ValueError, match=r"train\.label_smoothing is of the loss cross_entropy, and train\.loss is l2"):
+        divide(clips, Config(train=TrainConfig(label_smoothing=0.1, loss="l2")))
 
 
 def test_what_few_clips_need_trains_and_scores_alike(store: StoreIndex, tmp_path: Path) -> None:
