@@ -21,6 +21,7 @@ from rrnn.data import ClipSet
 from rrnn.splits import Split
 from rrnn.targets import IntArray, Objective
 
+UNSEEN = 1e-12  # probability of a class that no training clip has, as Objective.constant() has it
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 Doubles = npt.NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def statistics_baseline(clips: ClipSet, objective: Objective, split: Split) -> d
     def values(fitted: Pipeline, name: str) -> Doubles:
         if objective.targets.task == "regression":
             return np.asarray(fitted.predict(x[name]), np.float64).reshape(len(x[name]), -1)
-        found = np.zeros((len(x[name]), len(objective.targets.names)))
+        found = np.full((len(x[name]), len(objective.targets.names)), UNSEEN)
         found[:, fitted[-1].classes_] = fitted.predict_proba(x[name])
         return found
 

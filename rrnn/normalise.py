@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-By = Literal["none", "speaker", "corpus"]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 

@@ -64,3 +64,16 @@ def test_columns_that_are_never_observed_do_no_harm(tmp_path: Path) -> None:
 
     clips.extracted = with_hole  # type: ignore[method-assign]
     assert statistics_baseline(clips, objective, split)["accuracy"] == 1
+
+
+def test_a_class_that_only_the_test_clips_have_costs_as_much_as_the_naive_answer_of_it(tmp_path: Path) -> None:
+    clips = read_clips(make_store(tmp_path))
+    config = Config(train=TrainConfig(folds=4))
+    _, split = divide(clips, config)
+    for i in split.test:
+        clips.emotions[i] = "unheard"
+    objective, split = divide(clips, config)
+    naive = np.exp(np.tile(objective.constant(split.train), (len(split.test), 1)))
+    found, expected = statistics_baseline(clips, objective, split), objective.score(split.test, naive)
+    assert found["accuracy"] == 0
+    np.testing.assert_allclose(found["cross_entropy"], expected["cross_entropy"])
