@@ -174,7 +174,7 @@ def _from_parquet(data: bytes, name: str, columns: Sequence[str]) -> Named:
         values = np.empty((len(table), len(wanted)), np.float32)
         for i, column in enumerate(wanted):
             values[:, i] = table[column].cast(pa.float32(), safe=False).to_numpy()
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:  # the last of the names of its columns
         raise ClipError(f"{name} can't be read as a .parquet file: {str(e)[:200]}") from e
     return times, values, tuple(wanted)
 

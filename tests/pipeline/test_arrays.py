@@ -255,3 +255,9 @@ def test_two_streams_of_one_importer_in_a_store(tmp_path: Path) -> None:
     assert [r.status for r in extract_rows(again, clips)] == ["ok"] * 3
     for extractor in extractors:
         store.begin_stream(remake_stream(about[extractor.name]))  # the same stream
+
+
+def test_columns_whose_names_are_no_text(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", times=[0.0, 1.0], longname=[1.0, 2.0])
+    path.write_bytes(path.read_bytes().replace(b"longname", b"\xff" * 8))
+    assert "can't be read as a .parquet file" in (extract(path, columns=("longname",)).reason or "")
