@@ -15,6 +15,7 @@ from jobs.demo import write_unlabelled
 from jobs.export import cli as export
 from jobs.extract import cli as extract
 from jobs.made_task import cli as made_task
+from jobs.matrix import cli as matrix
 from jobs.report import cli as report
 from jobs.score import cli as score
 from jobs.train import cli as train
@@ -26,6 +27,7 @@ JOBS = {
     "score": score,
     "ablate": ablate,
     "export": export,
+    "matrix": matrix,
     "report": report,
     "made_task": made_task,
 }
