@@ -23,10 +23,11 @@ from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.isolated import IsolatedExtractors
-from pipeline.on_ray import extract_on_ray, map_units, placed, ray_started
+from pipeline.on_ray import extract_on_ray, gpu_share, map_units, placed, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor, Features
+from pipeline.streams.imported import Importer
 from rrnn.data import Sequences, Times
 from rrnn.normalise import POOLED, Moments, add_up, group_of, moments_of, moments_table
 from rrnn.predict import explain, predict
@@ -245,6 +246,14 @@ def score(config: ScoreConfig) -> Store:
     clips, problems = read_corpus(open_corpus(config.corpus, config.corpus_options), config.clips)
     print_problems(problems)
     extractors = [e.settled(clips) for e in extractors]
+    nameless = [e.name for e in extractors if isinstance(e, Importer) and not e.is_named(clips)]
+    if nameless:
+        say = " ".join(f"--set {name}.files=..." for name in nameless)
+        if len(nameless) == len(extractors):
+            raise ValueError(
+                f"nobody says where the files of {', '.join(nameless)} are, which is all that the model takes: {say}"
+            )
+        console.print(f"  nobody says where the files of {', '.join(nameless)} are: scored without ({say})", style="yellow")
     store = Store.create(config.out, config.corpus, config.shard_size)
     if store.streams() and not store.folder.exists("scores.json"):
         raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
@@ -357,6 +366,7 @@ def main(
 
     Example: python -m jobs.score runs/first ~/new-clips --out scores/new-clips
     """
+    gpu_share(gpus)
     corpus_options, places = options_of(corpus, set_ or [])
     config = ScoreConfig(
         run=run,

@@ -15,13 +15,15 @@ from pipeline.streams.imported import Importer, Sequence2D
 
 COLUMNS = tuple(f"glove_{i:03d}" for i in range(300))
 SAME_TIME = 1e-3  # seconds
+PAUSE = "sp"
 
 
 @dataclass(frozen=True)
 class Glove(Importer):
     """One frame a spoken word, as the sequence glove_vectors has it: 300 columns.
 
-    The sequence holds no words. Where each frame lies at the time of one of clip.words, those are the tokens.
+    The sequence holds no words. The token of a frame at the time of one of clip.words is that word, of any other "sp": the
+    sequence has rows for pauses too, which clip.words has not.
     """
 
     name: ClassVar[str] = "glove"
@@ -50,5 +52,4 @@ class Glove(Importer):
         spoken = {round((w.start + w.end) / 2 / SAME_TIME): w.text for w in clip.words or ()}
         ticks = np.rint(features.times / SAME_TIME).astype(int).tolist()
         near = [next((spoken[t + d] for d in (0, -1, 1) if t + d in spoken), None) for t in ticks]
-        tokens = tuple(token for token in near if token is not None)
-        return replace(features, tokens=tokens) if len(tokens) == len(near) else features
+        return replace(features, tokens=tuple(token or PAUSE for token in near)) if any(near) else features

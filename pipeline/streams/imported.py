@@ -93,6 +93,10 @@ class Importer(Extractor):
             f"no {type(self).name} file: neither {columns} in the manifest nor the option files of the stream names one"
         )
 
+    def is_named(self, clips: Sequence[Clip]) -> bool:
+        """Whether any of the clips has a file, as far as names tell."""
+        return self.files is not None or any({self.name, type(self).name} & (clip.features or {}).keys() for clip in clips)
+
     def extract(self, clip: Clip, media: Media) -> Features:
         """The frames whose middles lie in the clip. Raises Absent where no file is named, ClipError where it can't be used."""
         address = self.address(clip)

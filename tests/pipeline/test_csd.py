@@ -353,7 +353,8 @@ def test_glove_gives_a_frame_a_word_and_the_words_where_they_are_known(tmp_path:
     assert row.features is not None
     assert row.features.values[:, 0].tolist() == [0, 1, 2]
     assert np.allclose(row.features.times, [0.05, 0.35, 1.25])
-    assert row.features.tokens is None  # the frame at 0.05 s has no word
+    assert row.features.tokens is not None
+    assert row.features.tokens[0] == "sp"  # the frame at 0.05 s has no word
     (row,) = extract_rows(make_stream("glove"), [glove_clip(tmp_path, 0.4, 2.0, words=(Word("so", 0, 0.1), *said))])
     assert row.features is not None
     assert row.features.tokens == ("so", "one", "two")

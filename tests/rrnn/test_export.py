@@ -53,7 +53,7 @@ def test_what_is_not_in_the_file_is_told(tmp_path: Path) -> None:
         save_model(RunFolder(str(tmp_path / name)), prepared, model.state_dict())
         said = CliRunner().invoke(cli, [str(tmp_path / name), "--out", str(tmp_path / "model.pt2")]).output
         assert "largest difference" in said
-        assert ("must be normalised by speaker" in said and "8 frames of face into one first" in said) == told
+        assert ("train.normalise=speaker" in said and "each 8 frames of face into one" in said) == told
 
 
 @pytest.mark.slow
