@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -109,6 +109,8 @@ class ModelCard:
     """The corpus that it was trained on, whose speakers' statistics are kept."""
     pool: dict[str, int] = field(default_factory=dict)
     """Of a stream, how many frames are averaged into one."""
+    statistics: str = ""
+    """Digest of the statistics that normalise, where there are any."""
 
     @property
     def columns(self) -> dict[str, int]:
@@ -122,6 +124,7 @@ def save_model(run: RunFolder, card: ModelCard, weights: dict[str, Tensor], norm
     """Write model/; returns the model's id, the digest of its weights and card."""
     if normaliser is not None:
         run.write_table(STATISTICS, normaliser.table())
+        card = replace(card, statistics=hashlib.sha256(run.read(STATISTICS)).hexdigest()[:16])
     tensors = safetensors.torch.save({k: v.contiguous() for k, v in weights.items()})
     about = json.dumps({"format": MODEL_FORMAT, **asdict(card)}, indent=2, sort_keys=True).encode()
     run.write("model/model.safetensors", tensors)
@@ -148,6 +151,7 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
         normalise=values.get("normalise", "none"),
         corpus=values.get("corpus", ""),
         pool=values.get("pool", {}),
+        statistics=values.get("statistics", ""),
     )
     model = card.build()
     try:
@@ -159,15 +163,18 @@ def load_model(url: str) -> tuple[Model, ModelCard, str]:
 
 def load_preparation(url: str, card: ModelCard) -> Preparation:
     """What a run's model wants done to a clip's sequences."""
-    return Preparation(load_normaliser(url) if card.normalise != "none" else None, card.pool)
+    return Preparation(load_normaliser(url, card) if card.normalise != "none" else None, card.pool)
 
 
-def load_normaliser(url: str) -> Normaliser:
-    """The statistics that a run's model was trained with, where its card says that it was normalised."""
+def load_normaliser(url: str, card: ModelCard) -> Normaliser:
+    """The statistics that a run's model was trained with. Raises FileNotFoundError or ValueError where they are not there."""
     run = RunFolder(url)
     if not run.exists(STATISTICS):
         raise FileNotFoundError(f"{url}/{STATISTICS} is missing: the model was trained on normalised clips and needs it")
-    return Normaliser(add_up(moments_of(pq.read_table(pa.BufferReader(run.read(STATISTICS))))))
+    data = run.read(STATISTICS)
+    if hashlib.sha256(data).hexdigest()[:16] != card.statistics:
+        raise ValueError(f"{url}/{STATISTICS} is not what the model was trained with: its digest is another")
+    return Normaliser(add_up(moments_of(pq.read_table(pa.BufferReader(data)))))
 
 
 def package_versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ def corpus_class(name: str) -> type[Corpus]:
         raise ValueError(f"unknown corpus {name!r}: expected one of {', '.join(CORPORA)}, or MODULE:CLASS of your own")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as e:
+    except (ImportError, AttributeError, TypeError, ValueError) as e:  # the last two: of a name that is no module's
         raise ValueError(f"corpus {name!r} can't be imported: {e}") from e
     if not (isinstance(cls, type) and issubclass(cls, Corpus)):
         raise ValueError(f"corpus {name!r} is no subclass of pipeline.corpora.base.Corpus")

@@ -107,7 +107,7 @@ def test_a_run_keeps_what_it_was_normalised_by_and_test_labels_play_no_part(tmp_
     model, card, _ = load_model(str(tmp_path / "one"))
     assert (card.normalise, card.corpus) == (by, "folder")
     # raw clips, normalised by what the run holds, get the run's own answers
-    normaliser = load_normaliser(str(tmp_path / "one"))
+    normaliser = load_normaliser(str(tmp_path / "one"), card)
     clips = read_clips(store)
     rows = [r for r in pq.read_table(tmp_path / "one/predictions.parquet").to_pylist() if r["split"] == "test"]
     for row in rows:
@@ -117,7 +117,10 @@ def test_a_run_keeps_what_it_was_normalised_by_and_test_labels_play_no_part(tmp_
         clip = {s: normaliser.apply(group, s, x) for s, x in raw.items()}
         values = predict(model, card, [clip])[0]
         np.testing.assert_allclose(values, [row[f"p_{c}"] for c in card.classes], rtol=1e-5)
+    (tmp_path / "one/model/statistics.parquet").write_bytes((tmp_path / "two/model/statistics.parquet").read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"is not what the model was trained with"):
+        load_normaliser(str(tmp_path / "one"), card)
     (tmp_path / "one/model/statistics.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"model/statistics\.parquet is missing"):
-        load_normaliser(str(tmp_path / "one"))
+        load_normaliser(str(tmp_path / "one"), card)
     assert json.loads((tmp_path / "one/config.json").read_text())["train"]["normalise"] == by
