@@ -90,7 +90,8 @@
     const rows = shares.map((share, hop) => make("tr", { "data-hop": hop },
       make("th", { scope: "row" }, make("span", { class: `swatch ${hopClass(hop)}` }), `${hop + 1}`),
       make("td", { title: `${what} of hop ${hop + 1}: ${percent(share)}` },
-        make("span", { class: "bar" }, make("span", { class: hopClass(hop), style: `width:${(100 * share).toFixed(1)}%` })), percent(share)),
+        make("span", { class: "bar" }, make("span", { class: hopClass(hop), style: `width:${(100 * share).toFixed(1)}%` })),
+        make("span", { class: "share-of" }, percent(share))),
       ...(readout ? [make("td", { class: "weight" })] : []),
     ));
     return make("table", { class: "hops" }, make("tbody", {}, ...rows));
@@ -263,7 +264,7 @@
     } else lines.push(make("span", {}, `most: ${c.prediction}`));
     if (new Set(clips.map((other) => other.run)).size > 1) lines.unshift(make("span", { class: "run" }, c.run));
     const picture = c.frames[c.frames.length >> 1];
-    const button = make("button", { type: "button", class: "card", "aria-pressed": "false" }, ...(picture ? [make("img", { src: picture, alt: "" })] : []), make("span", { class: "lines" }, ...lines));
+    const button = make("button", { type: "button", class: "card", title: c.id, "aria-pressed": "false" }, ...(picture ? [make("img", { src: picture, alt: "" })] : []), make("span", { class: "lines" }, ...lines));
     button.addEventListener("click", () => open(clips.indexOf(c)));
     return button;
   }
