@@ -41,17 +41,17 @@ def thumbnails(example: dict[str, Any], times: Sequence[float]) -> list[npt.NDAr
     return [frame for _, frame in nearest]
 
 
-def media(example: dict[str, Any]) -> Media | None:
-    """A clip to be played in the page; None where its recording can't be read here, or is longer than LONGEST."""
-    if example["times"] and example["times"][-1] > LONGEST:
-        return None
+def media(example: dict[str, Any]) -> Media | str:
+    """A clip to be played in the page, or why it is not: what is wrong with its recording here, or that it is too long."""
+    if example["times"][-1] > LONGEST:
+        return f"the clip is longer than {LONGEST:g} s"
     try:
         with open_media(clip_of(example), Deadline(CLIP_SECONDS)) as recording:
             made = make_playable(recording)
-    except ClipError:
-        return None  # the page says so
-    parts = np.array_split(np.abs(made.samples), min(WAVEFORM_POINTS, len(made.samples))) if len(made.samples) else []
-    envelope = np.array([part.max() for part in parts], np.float64)
+    except ClipError as e:
+        return str(e)
+    parts = np.array_split(np.abs(made.samples), WAVEFORM_POINTS)
+    envelope = np.array([part.max() for part in parts if len(part)], np.float64)
     return Media(made.content, "video/webm" if made.video else "audio/webm", envelope, len(made.samples) / AUDIO_RATE)
 
 

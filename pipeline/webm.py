@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.clip import Absent, ClipError
+from pipeline.clip import ClipError
 from pipeline.media import AUDIO_RATE, Deadline, Media, ffmpeg_path
 
 HEIGHT = 240
@@ -45,7 +46,7 @@ def make_playable(media: Media) -> Playable:
         frames = steady(media.frames(HEIGHT))
         try:
             first = next(frames)
-        except Absent:
+        except ClipError:
             return Playable(_encode(folder, iter(()), None, samples, media.deadline), False, samples)
         size = first.shape[1], first.shape[0]
         return Playable(_encode(folder, itertools.chain([first], frames), size, samples, media.deadline), True, samples)
@@ -70,10 +71,12 @@ def _encode(
     samples: npt.NDArray[np.float32],
     deadline: Deadline,
 ) -> bytes:
+    deadline.check()
     if size is None and not len(samples):
         raise ClipError("neither picture nor sound could be decoded")
     target, sound = os.path.join(folder, "clip.webm"), os.path.join(folder, "sound.f32")
-    inputs, options = [], {"format": "webm", **BIT_RATES}
+    inputs: list[Any] = []
+    options: dict[str, Any] = {"format": "webm", **BIT_RATES}
     if size is not None:
         raw = {"format": "rawvideo", "pixel_format": "rgb24", "video_size": size, "framerate": FPS}
         inputs.append(ffmpeg.input("pipe:0", protocol_whitelist="pipe", **raw))

@@ -24,9 +24,10 @@
 
   const bytesOf = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const unpack = ({ scale, data }) => Array.from(new Uint16Array(bytesOf(data).buffer), (n) => n * scale);
-  const percent = (share) => `${Math.round(100 * share)} %`;
+  const percent = (share) => `${Math.round(100 * share)}\u202f%`;
   const multiple = (value) => `${value.toFixed(value < 100 ? 2 : 0)}×`;
   const within = (value, low, high) => Math.min(Math.max(value, low), high);
+  const speakerOf = (c) => c.speaker === null ? "speaker unknown" : `speaker ${c.speaker}`;
   const hopClass = (hop) => `hop${hop % 4}${hop >= 4 ? " dashed" : ""}`;
 
   // A frame lasts to the middle between it and its neighbours, and no longer than the stream's usual step on either side:
@@ -44,7 +45,8 @@
   function streamOf(data, end) {
     const times = unpack(data.times), flat = unpack(data.weights);
     const weights = data.gates.map((_, hop) => flat.slice(hop * times.length, (hop + 1) * times.length));
-    return { ...data, times, weights, spans: spans(times, end), top: Math.max(2, 1.08 * flat.reduce((a, b) => Math.max(a, b), 0)) };
+    const most = flat.reduce((a, b) => Math.max(a, b), 0);
+    return { ...data, times, weights, spans: spans(times, end), top: Math.max(2, 1.08 * most) };
   }
 
   const frameAt = (stream, t) => {
@@ -57,7 +59,8 @@
   function stepPath(stream, values, end, area) {
     let path = "", until = -1;
     stream.spans.forEach(([from, to], k) => {
-      const [x0, x1] = [from, to].map((t) => (1000 * t / end).toFixed(1)), y = (100 - 100 * values[k] / stream.top).toFixed(1);
+      const [x0, x1] = [from, to].map((t) => (1000 * t / end).toFixed(1));
+      const y = (100 - 100 * values[k] / stream.top).toFixed(1);
       const goesOn = from - until < 1e-3 * end && until >= 0;
       if (area) path += `M${x0} 100V${y}H${x1}V100Z`;
       else path += `${goesOn ? `V${y}` : `M${x0} ${y}`}H${x1}`;
@@ -74,9 +77,15 @@
   }
 
   function plot(stream) {
+    const peaks = stream.weights.map((values, hop) => {
+      const k = values.indexOf(values.reduce((a, b) => Math.max(a, b), 0));
+      return `hop ${hop + 1} looks most at ${stream.times[k].toFixed(2)} s, ${multiple(values[k])}`;
+    });
     const svg = make("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", class: "plot", role: "img",
-      "aria-label": `Attention to ${stream.name} over time, a curve for each hop` });
-    if (stream.modality === "audio" && clip.recording.waveform) svg.append(make("path", { d: wavePath(clip.recording, clip.end), class: "wave" }));
+      "aria-label": `Attention to ${stream.name} over time: ${peaks.join("; ")}` });
+    if (stream.modality === "audio" && clip.recording.waveform) {
+      svg.append(make("path", { d: wavePath(clip.recording, clip.end), class: "wave" }));
+    }
     const even = 100 - 100 / stream.top;
     svg.append(make("line", { x1: 0, x2: 1000, y1: even, y2: even, class: "even" }));
     stream.weights.forEach((values, hop) => svg.append(
@@ -90,7 +99,7 @@
     const rows = shares.map((share, hop) => make("tr", { "data-hop": hop },
       make("th", { scope: "row" }, make("span", { class: `swatch ${hopClass(hop)}` }), `${hop + 1}`),
       make("td", { title: `${what} of hop ${hop + 1}: ${percent(share)}` },
-        make("span", { class: "bar" }, make("span", { class: hopClass(hop), style: `width:${(100 * share).toFixed(1)}%` })),
+        make("span", { class: "bar" }, make("span", { class: hopClass(hop), style: `width:${100 * share}%` })),
         make("span", { class: "share-of" }, percent(share))),
       ...(readout ? [make("td", { class: "weight" })] : []),
     ));
@@ -98,14 +107,16 @@
   }
 
   function lane(stream) {
-    const cell = make("div", { class: "time" }, plot(stream), make("span", { class: "scale" }, multiple(stream.top).replace(/\.\d+/, "")));
+    const scale = make("span", { class: "scale" }, `${Math.floor(stream.top)}×`);
+    const cell = make("div", { class: "time" }, plot(stream), scale);
     let words = [], frames = [];
     if (stream.tokens) {
-      words = stream.tokens.map((word, k) => make("span", { class: "word", title: `${word}, ${stream.times[k].toFixed(2)} s` }, word));
+      const title = (word, k) => `${word}, ${stream.times[k].toFixed(2)} s`;
+      words = stream.tokens.map((word, k) => make("span", { class: "word", title: title(word, k) }, word));
       cell.append(make("div", { class: "words" }, ...words));
     }
     if (stream.modality === "vision" && clip.frames.some(Boolean)) {
-      frames = clip.frames.map((uri) => uri ? make("img", { src: uri, alt: "" }) : make("span", { class: "none" }));
+      frames = clip.frames.map((uri) => uri ? make("img", { src: uri, alt: "" }) : make("span"));
       cell.append(make("div", { class: "frames", style: `width:${100 * clip.frames_end / clip.end}%` }, ...frames));
     }
     cell.append(make("span", { class: "ghost", hidden: "" }), make("span", { class: "cursor" }));
@@ -123,10 +134,13 @@
       const share = (value) => `${within(100 * value / most, 0, 100).toFixed(1)}%`;
       const isTrue = !clip.regression && name === clip.target;
       const track = make("span", { class: "bar" }, make("span", { style: `width:${share(clip.values[c])}` }));
-      if (clip.regression) track.append(make("i", { class: "ring", style: `left:${share(clip.truth[c])}`, title: `true: ${clip.truth[c]}` }));
+      if (clip.regression) {
+        track.append(make("i", { class: "ring", style: `left:${share(clip.truth[c])}`, title: `true: ${clip.truth[c]}` }));
+      }
       const classes = [isTrue ? "true" : "", !clip.regression && c === best ? "best" : ""].join(" ");
-      return make("li", { class: classes }, make("span", { class: "class" }, name, ...(isTrue ? [make("em", {}, "true")] : [])), track,
-        make("span", { class: "value" }, clip.regression ? clip.values[c].toFixed(2) : percent(clip.values[c])));
+      const label = make("span", { class: "class" }, name, ...(isTrue ? [make("em", {}, "true")] : []));
+      const value = clip.regression ? clip.values[c].toFixed(2) : percent(clip.values[c]);
+      return make("li", { class: classes }, label, track, make("span", { class: "value" }, value));
     });
   }
 
@@ -154,9 +168,9 @@
     root.querySelectorAll(".area").forEach((e) => e.classList.toggle("off", Number(e.dataset.hop) !== chosen));
     root.querySelectorAll(".curve").forEach((e) => e.classList.toggle("heavy", Number(e.dataset.hop) === chosen));
     for (const { words, stream } of lanes) {
-      const values = stream.weights[chosen] || [], most = Math.max(...values, 1e-9);
+      const values = stream.weights[chosen] || [];
       words.forEach((word, k) => {
-        word.style.setProperty("--shade", `${chosen < 0 ? 0 : Math.round(50 * values[k] / most)}%`);
+        word.style.setProperty("--shade", `${chosen < 0 ? 0 : Math.round(55 * values[k] / stream.top)}%`);
         word.className = `word ${chosen < 0 ? "" : hopClass(chosen)}`;
       });
     }
@@ -200,7 +214,7 @@
 
   function tick(now) {
     if (!playing) return;
-    time = playable ? video.currentTime : Math.min(time + Math.max(now - last, 0) / 1000, clip.end);
+    time = Math.min(playable ? video.currentTime : time + Math.max(now - last, 0) / 1000, clip.end);
     last = now;
     showTime();
     if (time >= clip.end || (playable && video.ended)) setPlaying(false);
@@ -227,21 +241,25 @@
     load(clip.recording.file);
     slider.max = clip.end;
     part("title").textContent = clip.id;
-    part("who").textContent = clip.speaker === null ? "speaker unknown" : `speaker ${clip.speaker}`;
+    part("who").textContent = speakerOf(clip);
     part("note").textContent = clip.recording.note || "";
-    part("values-are").textContent = clip.regression ? "Predicted intensity; the ring is the true one." : "Probability of each class.";
+    part("values-are").textContent =
+      clip.regression ? "Predicted intensity; the ring is the true one." : "Probability of each class.";
     part("values").replaceChildren(...answers());
     lanes = clip.streams.map((data) => lane(streamOf(data, clip.end)));
     part("lanes").replaceChildren(...lanes.map((l) => l.element));
     if (clip.updates) {
-      part("lanes").append(make("div", { class: "lane memory" }, make("div", { class: "name" }, make("strong", {}, "memory")),
-        make("div", { class: "time fine" }, "How much of what it remembers each hop rewrites."), hopTable(clip.updates, "Update", false)));
+      part("lanes").append(make("div", { class: "lane memory" },
+        make("div", { class: "name" }, make("strong", {}, "memory")),
+        make("div", { class: "time fine" }, "How much of what it remembers each hop rewrites."),
+        hopTable(clip.updates, "Update", false)));
     }
     const hops = clip.streams[0].gates.length;
     shown = new Set(Array(hops).keys());
     part("hops").replaceChildren(...[...shown].map((hop) => {
-      const button = make("button", { type: "button", class: "toggle", "aria-pressed": "true" }, make("span", { class: `swatch ${hopClass(hop)}` }), `hop ${hop + 1}`);
-      button.addEventListener("click", () => { toggle(hop); });
+      const button = make("button", { type: "button", class: "toggle", "aria-pressed": "true" },
+        make("span", { class: `swatch ${hopClass(hop)}` }), `hop ${hop + 1}`);
+      button.addEventListener("click", () => toggle(hop));
       return button;
     }));
     lanes.forEach(placeWords);
@@ -257,14 +275,17 @@
   // --- what the reader does ---
 
   function card(c) {
-    const lines = [make("strong", {}, c.id), make("span", {}, `${c.speaker === null ? "speaker unknown" : `speaker ${c.speaker}`}`)];
-    if (!c.regression) {
-      const right = c.prediction === c.target;
-      lines.push(make("span", {}, `true: ${c.target}`), make("span", { class: right ? "right" : "wrong" }, `said: ${c.prediction} ${right ? "✓" : "✗"}`));
-    } else lines.push(make("span", {}, `most: ${c.prediction}`));
+    const lines = [make("strong", {}, c.id), make("span", {}, speakerOf(c))];
+    const right = c.prediction === c.target;
+    if (c.regression) lines.push(make("span", {}, `most: ${c.prediction}`));
+    else {
+      lines.push(make("span", {}, `true: ${c.target}`),
+        make("span", { class: right ? "right" : "wrong" }, `said: ${c.prediction} ${right ? "✓" : "✗"}`));
+    }
     if (new Set(clips.map((other) => other.run)).size > 1) lines.unshift(make("span", { class: "run" }, c.run));
     const picture = c.frames[c.frames.length >> 1];
-    const button = make("button", { type: "button", class: "card", title: c.id, "aria-pressed": "false" }, ...(picture ? [make("img", { src: picture, alt: "" })] : []), make("span", { class: "lines" }, ...lines));
+    const button = make("button", { type: "button", class: "card", title: c.id, "aria-pressed": "false" },
+      ...(picture ? [make("img", { src: picture, alt: "" })] : []), make("span", { class: "lines" }, ...lines));
     button.addEventListener("click", () => open(clips.indexOf(c)));
     return button;
   }
@@ -314,7 +335,7 @@
     }
     seek(Number(asked.get("t")));
     if (asked.has("play")) setPlaying(true);
-    if (asked.size) root.scrollIntoView();
+    if (location.hash.length > 1) root.scrollIntoView();
   }
 
   part("clips").append(...clips.map(card));

@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +40,18 @@ class Media:
     seconds: float
 
 
-MediaOf = Callable[[dict[str, Any]], Media | None]
-"""Of a row of examples.parquet; None where its recording can't be read here."""
+MediaOf = Callable[[dict[str, Any]], Media | str]
+"""Of a row of examples.parquet; or why it can't be played."""
 
 
 @dataclass(frozen=True)
 class Explorer:
-    """What the template needs. data: JSON that is safe inside a script element."""
+    """What the template needs. data: JSON that is safe inside a script element; digest: of the script, as the page's policy
+    names the only one that may run."""
 
     data: Markup
-    clips: int
-
-    @cached_property
-    def script(self) -> Markup:
-        return Markup(Path(__file__).with_name("explorer.js").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
-
-    @property
-    def digest(self) -> str:
-        """Of the script, as the page's policy names the only one that may run."""
-        return base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+    script: Markup
+    digest: str
 
 
 class Recordings:
@@ -81,8 +73,8 @@ class Recordings:
         if self.media is None:
             return {"note": "This page carries no recordings."}
         media = self.media(row)
-        if media is None:
-            return {"note": "The recording could not be read where this page was made."}
+        if isinstance(media, str):
+            return {"note": f"Nothing to play: {media}."}
         about: dict[str, Any] = {"seconds": media.seconds}
         if len(media.envelope):
             about["waveform"] = pack(media.envelope)
@@ -147,10 +139,13 @@ def clip_data(
 
 
 def make_explorer(clips: Sequence[dict[str, Any]], recordings: Recordings) -> Explorer | None:
-    """The explorer of the given clips (clip_data); None where there is none."""
+    """The explorer of the given clips (of clip_data); None for no clips."""
     if not clips:
         return None
-    text = json.dumps({"clips": list(clips), "files": recordings.files}, ensure_ascii=False, separators=(",", ":"))
+    content = {"clips": list(clips), "files": recordings.files}
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # nothing in it may end the script element, or begin a comment
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Explorer(Markup(text), len(clips))  # noqa: S704 (escaped above)
+    script = Path(__file__).with_name("explorer.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Explorer(Markup(text), Markup(script), digest)  # noqa: S704 (escaped above, and our own file)

@@ -278,7 +278,7 @@ class ClipAttention:
     """One clip: its first row in examples.parquet, its streams, and the values (C,) that the model gave to each name.
 
     truth: the true class's name, or the true intensities (C,). updates: (T,), what share of the memory each hop rewrote; None
-    where the run was made before that was written.
+    where the memory adds up without a gate, and for a run from before that was written.
     """
 
     about: dict[str, Any]
@@ -307,7 +307,8 @@ def read_examples(run: Run) -> list[ClipAttention]:
         about = next(iter(by_stream.values()))[0]
         truth = run.truth[ids.index(clip_id)] if run.regression else about["target"]
         hops = sorted(next(iter(by_stream.values())), key=lambda r: r["hop"])
-        updates = [float(h["update"]) for h in hops] if "update" in about else None
+        gated = run.config["model"].get("gate") != "none"
+        updates = [float(h["update"]) for h in hops] if gated and "update" in about else None
         examples.append(ClipAttention(about, streams, run.classes, np.array(about["probabilities"]), truth, updates))
     return examples
 
