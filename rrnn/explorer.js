@@ -107,7 +107,7 @@
   }
 
   function lane(stream) {
-    const scale = make("span", { class: "scale" }, `${Math.floor(stream.top)}×`);
+    const scale = make("span", { class: "scale" }, `${stream.top.toFixed(1)}×`);
     const cell = make("div", { class: "time" }, plot(stream), scale);
     let words = [], frames = [];
     if (stream.tokens) {
@@ -137,7 +137,7 @@
       if (clip.regression) {
         track.append(make("i", { class: "ring", style: `left:${share(clip.truth[c])}`, title: `true: ${clip.truth[c]}` }));
       }
-      const classes = [isTrue ? "true" : "", !clip.regression && c === best ? "best" : ""].join(" ");
+      const classes = `${isTrue ? "true" : ""} ${clip.regression || c === best ? "best" : ""}`;
       const label = make("span", { class: "class" }, name, ...(isTrue ? [make("em", {}, "true")] : []));
       const value = clip.regression ? clip.values[c].toFixed(2) : percent(clip.values[c]);
       return make("li", { class: classes }, label, track, make("span", { class: "value" }, value));

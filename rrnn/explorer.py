@@ -31,7 +31,7 @@ class Media:
     """A clip to be played. content: a small file that browsers play, of MIME type kind, whose time 0 is the clip's start.
 
     envelope: (n,), peaks of the sound in n equal parts of its time, from 0 to 1; empty where there is none. seconds: how long
-    the sound lasts, or without any the picture.
+    the sound lasts.
     """
 
     content: bytes
