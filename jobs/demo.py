@@ -14,7 +14,7 @@ import typer
 
 from jobs._cli import app, console, progress, user_errors
 from jobs.extract import ExtractConfig, extract, streams_of
-from jobs.report import thumbnails
+from jobs.report import media, thumbnails
 from jobs.score import ScoreConfig, score
 from jobs.train import TrainJob, run_training, summary_table
 from pipeline.corpora.made import make_corpus
@@ -83,7 +83,7 @@ def main(
     if page.exists() and page.stat().st_mtime > (run / "summary.json").stat().st_mtime:
         console.print("  reused")
     else:
-        write_report([str(run)], str(out / "report"), thumbnails=thumbnails)
+        write_report([str(run)], str(out / "report"), thumbnails=thumbnails, media=media)
 
     title(f"done in {time.perf_counter() - began:.0f} s")
     speakers = json.loads((run / "config.json").read_text())["splits"]["test"]["speakers"]

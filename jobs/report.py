@@ -12,19 +12,26 @@ import typer
 
 from jobs._cli import app, console, user_errors
 from pipeline.clip import Clip, ClipError
-from pipeline.media import Deadline, open_media
-from rrnn.report import write_report
+from pipeline.media import AUDIO_RATE, Deadline, open_media
+from pipeline.webm import make_playable
+from rrnn.explorer import Media
+from rrnn.report import MEDIA_MB, write_report
 
 THUMBNAIL_HEIGHT = 160
-THUMBNAIL_SECONDS = 60.0
+CLIP_SECONDS = 60.0  # of work, on one clip
+WAVEFORM_POINTS = 600
+LONGEST = 180.0  # seconds of a clip that is embedded to be played
+
+
+def clip_of(example: dict[str, Any]) -> Clip:
+    return Clip(clip_id=example["clip_id"], uri=example["uri"], start=example["start"], end=example["end"])
 
 
 def thumbnails(example: dict[str, Any], times: Sequence[float]) -> list[npt.NDArray[np.uint8] | None]:
     """The frames of a clip that are nearest to the given times, as RGB; None where its recording can't be read here."""
     nearest: list[tuple[float, npt.NDArray[np.uint8] | None]] = [(float("inf"), None)] * len(times)
-    clip = Clip(clip_id=example["clip_id"], uri=example["uri"], start=example["start"], end=example["end"])
     try:
-        with open_media(clip, Deadline(THUMBNAIL_SECONDS)) as media:
+        with open_media(clip_of(example), Deadline(CLIP_SECONDS)) as media:
             for seconds, frame in media.frames(THUMBNAIL_HEIGHT):
                 for i, wanted in enumerate(times):
                     if abs(seconds - wanted) < nearest[i][0]:
@@ -34,26 +41,47 @@ def thumbnails(example: dict[str, Any], times: Sequence[float]) -> list[npt.NDAr
     return [frame for _, frame in nearest]
 
 
+def media(example: dict[str, Any]) -> Media | str:
+    """A clip to be played in the page, or why it is not: what is wrong with its recording here, or that it is too long."""
+    if example["times"][-1] > LONGEST:
+        return f"the clip is longer than {LONGEST:g} s"
+    try:
+        with open_media(clip_of(example), Deadline(CLIP_SECONDS)) as recording:
+            made = make_playable(recording)
+    except ClipError as e:
+        return str(e)
+    parts = np.array_split(np.abs(made.samples), WAVEFORM_POINTS)
+    envelope = np.array([part.max() for part in parts if len(part)], np.float64)
+    return Media(made.content, "video/webm" if made.video else "audio/webm", envelope, len(made.samples) / AUDIO_RATE)
+
+
 @user_errors
 def main(
     runs: Annotated[list[str], typer.Argument(metavar="RUN [RUN ...]", help="Finished runs; folders or URLs.")],
     out: Annotated[str, typer.Option(help="Folder for report.html, figures/ and tables/.")],
+    media_mb: Annotated[
+        float, typer.Option(min=0.0, help="Most that recordings may add to the page, in million bytes.")
+    ] = MEDIA_MB,
+    no_media: Annotated[
+        bool, typer.Option("--no-media", help="Read no recording: a page without faces, voices and waveforms. Words stay.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
 ) -> None:
     """Write one self-contained HTML page about one or more runs, with its figures as PNG and its tables as CSV.
 
     Held-out figures with confidence intervals beside the naive baseline, confusion matrix, training curves, what was
-    unusable and why, and for a few clips what the model attended to over time. Frames of those clips are shown where
-    their recordings can still be read.
+    unusable and why, and for a few clips what the model attended to over time, in pictures and in an explorer that plays
+    the clip. Recordings and frames of those clips are in the page where they can still be read.
 
     Example: python -m jobs.report runs/first runs/second --out report
     """
     if dry_run:
-        console.print_json(json.dumps({"runs": runs, "out": out}))
+        console.print_json(json.dumps({"runs": runs, "out": out, "media_mb": media_mb, "no_media": no_media}))
         return
     if "://" in out:
         raise ValueError(f"--out {out}: expected a folder of this machine")
-    console.print(f"report: {write_report(runs, out, thumbnails=thumbnails)}")
+    shown: dict[str, Any] = {} if no_media else {"thumbnails": thumbnails, "media": media, "media_mb": media_mb}
+    console.print(f"report: {write_report(runs, out, **shown)}")
 
 
 cli = app(main)

@@ -48,8 +48,9 @@ def predict(model: Model, card: ModelCard, clips: Sequence[Sequences]) -> npt.ND
 
 def explain(model: Model, card: ModelCard, clip: Sequences, times: dict[str, Times]) -> list[dict[str, Any]]:
     """What the model attended to in one clip: a row for each stream that the clip has and each hop, with times (seconds),
-    weights (sum 1, mean of the heads), tokens, the gate's mean openness for the stream, and the clip's prediction and values.
-    No row for an architecture that has no hops."""
+    weights (sum 1, mean of the heads), tokens, the gate's mean openness for the stream, the share of the memory that the hop
+    rewrote (the mean of its update gate), and the clip's prediction and values. No row for an architecture that has no hops.
+    """
     model.eval()
     with torch.inference_mode():
         out = model(collate([clip], card.columns), explain=True)
@@ -68,6 +69,7 @@ def explain(model: Model, card: ModelCard, clip: Sequences, times: dict[str, Tim
                         "weights": hop.attention[s][0].mean(0)[: len(clip[s])].tolist(),
                         "tokens": times[s].tokens,
                         "gate": float(hop.gates[s][0]),
+                        "update": float(hop.update[0]),
                         "probabilities": values.tolist(),
                     }
                 )

@@ -2,7 +2,8 @@
 
 write_report reads RUN folders, scores their predictions on the test clips, and writes a self-contained HTML page, its
 figures as PNG and its tables as CSV. All that a run says (class names, clip ids, reasons) is untrusted text: the template
-escapes it, figures take it as plain text, and the page's own policy forbids scripts and every outside address.
+escapes it, figures take it as plain text, and the page's own policy forbids every outside address and every script but the
+attention explorer's, which it names by its digest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rrnn import figures, metrics
+from rrnn.explorer import MediaOf, Recordings, clip_data, make_explorer
 from rrnn.figures import Pixels, SpeakerScore, Theme
 from rrnn.results import (
     EXACT,
@@ -46,6 +48,7 @@ from rrnn.splits import SIDES
 Thumbnails = Callable[[dict[str, Any], Sequence[float]], "list[Pixels | None]"]
 
 DPI = 150
+MEDIA_MB = 20.0
 MAX_ATTENTION_FIGURES = 12  # over all runs: keeps the page below 6 MB, also with frames
 FRAMES_PER_CLIP = 8
 SHOWN_REASONS = 10
@@ -175,6 +178,7 @@ class Attention:
 
     clip: ClipAttention
     picture: Picture
+    frames: list[Pixels | None]
     without_frames: bool
 
 
@@ -202,14 +206,22 @@ class Unusable:
     which: Table
 
 
-def write_report(runs: Sequence[str | Path], out: str | Path, *, thumbnails: Thumbnails | None = None) -> Path:
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    thumbnails: Thumbnails | None = None,
+    media: MediaOf | None = None,
+    media_mb: float = MEDIA_MB,
+) -> Path:
     """Write `out`/report.html on finished runs, with figures/*.png and tables/*.csv beside it; returns the page's path.
 
     runs: RUN folders, as paths or fsspec URLs, all of one task. Scores are worked out here from each run's predictions on its
     test clips, with 95 % intervals over speakers; the naive baseline is the one in its summary. The page needs no other file.
 
     thumbnails(row of examples.parquet, times in seconds from the clip's start) returns an RGB frame (h, w, 3) uint8 near each
-    time, or None where there is none; without it the page shows no frames.
+    time, or None where there is none; without it the page shows no frames. media(row of examples.parquet) returns what the
+    attention explorer plays of the clip, of which the page takes at most media_mb million bytes; without it none is played.
 
     Raises ValueError, naming the folder, for a run that is unfinished or can't be read; also for no runs, or mixed tasks.
     """
@@ -219,9 +231,13 @@ def write_report(runs: Sequence[str | Path], out: str | Path, *, thumbnails: Thu
     if len({r.regression for r in read}) > 1:
         raise ValueError("expected runs of one task, found " + ", ".join(f"{r.url}: {r.config['task']}" for r in read))
     measures, output = read[0].measures, Output(Path(out))
+    views = [_view(run, output, thumbnails, max(1, MAX_ATTENTION_FIGURES // len(read))) for run in read]
+    recordings = Recordings(media, 1e6 * media_mb)
+    clips = [clip_data(a.clip, v.run, a.frames, recordings.of(a.clip.about)) for v in views for a in v.attention]
     page = {
         "lead": _best_on_validation(read),
-        "views": [_view(run, output, thumbnails, max(1, MAX_ATTENTION_FIGURES // len(read))) for run in read],
+        "views": views,
+        "explorer": make_explorer(clips, recordings),
         "measures": measures,
         "modalities": in_modality_order(m for r in read for m in r.modalities),
         "corpora": sorted({str(r.config["corpus"]) for r in read}),
@@ -235,9 +251,15 @@ def write_report(runs: Sequence[str | Path], out: str | Path, *, thumbnails: Thu
         "EXACT": EXACT,
         "themes": (figures.LIGHT, figures.DARK),
     }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"show": show, "interval": show_interval, "counted": counted, "listed": listed}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.get_template("report.html.j2")
     # Rendered twice: the fonts that go into the page hold the characters that are in it, and no others.
     fonts = _fonts(set(template.render(page, fonts={})))
     path = Path(out) / "report.html"
@@ -312,7 +334,7 @@ def _attention(clip: ClipAttention, name: str, output: Output, thumbnails: Thumb
         frames = []
     alt = f"Attention over time in clip {clip.about['clip_id']}, by stream and hop"
     picture = output.picture(name, alt, partial(figures.draw_attention, clip, frames), photographs=bool(frames))
-    return Attention(clip, picture, wanted and not frames)
+    return Attention(clip, picture, frames, wanted and not frames)
 
 
 def _recall_table(run: Run, counts: npt.NDArray[np.int64]) -> Table:

@@ -277,7 +277,8 @@ class StreamAttention:
 class ClipAttention:
     """One clip: its first row in examples.parquet, its streams, and the values (C,) that the model gave to each name.
 
-    truth: the true class's name, or the true intensities (C,).
+    truth: the true class's name, or the true intensities (C,). updates: (T,), what share of the memory each hop rewrote; None
+    where the memory adds up without a gate, and for a run from before that was written.
     """
 
     about: dict[str, Any]
@@ -285,6 +286,7 @@ class ClipAttention:
     names: list[str]
     values: Array
     truth: str | Array
+    updates: list[float] | None
 
     @property
     def end(self) -> float:
@@ -304,7 +306,10 @@ def read_examples(run: Run) -> list[ClipAttention]:
         streams.sort(key=lambda s: modality_rank(s.modality))
         about = next(iter(by_stream.values()))[0]
         truth = run.truth[ids.index(clip_id)] if run.regression else about["target"]
-        examples.append(ClipAttention(about, streams, run.classes, np.array(about["probabilities"]), truth))
+        hops = sorted(next(iter(by_stream.values())), key=lambda r: r["hop"])
+        gated = run.config["model"].get("gate") != "none"
+        updates = [float(h["update"]) for h in hops] if gated and "update" in about else None
+        examples.append(ClipAttention(about, streams, run.classes, np.array(about["probabilities"]), truth, updates))
     return examples
 
 

@@ -126,6 +126,7 @@ def test_the_whole_way(manifest: Path, tmp_path: Path, ray_cluster: None, monkey
     assert "<html" in page
     assert "broken" in page
     assert "With noise, and without a modality" in page
+    assert '"kind":"video/webm"' in page, "the explorer plays its clips"
 
     assert "another --out" in refused("score", where, unlabelled, "--out", scores)  # with attention, then without
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from runs import TARGETS, answer, intensities, make_run, write_json
 
+from rrnn import explorer
 from rrnn.figures import LIGHT, draw_ablation
 from rrnn.report import notes_on, write_report
 from rrnn.results import CLASSIFICATION, FILES, Curve, read_run, tell_apart
@@ -128,7 +129,10 @@ def test_recall_and_speakers_by_hand(by_hand: Path) -> None:
 def test_page_stands_alone(full: Path) -> None:
     page = Page(full / "report.html")
     tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "a"}
+    assert not tags & {"link", "iframe", "object", "embed", "base", "form", "a"}
+    scripts = re.findall(r"<script>(.*?)</script>", page.source, re.S)
+    assert scripts == [Path(explorer.__file__).with_name("explorer.js").read_text(encoding="utf-8")]
+    assert sum(tag == "script" for tag, _ in page.tags) == 2, "and the data that it reads"
     addresses = [v for _, a in page.tags for k, v in a.items() if k in ("src", "srcset", "href", "data", "poster", "action")]
     assert len(addresses) == 2 * sum(tag == "img" for tag, _ in page.tags) > 0
     assert all(address and re.match(r"data:image/(png|webp);base64,", address) for address in addresses)
@@ -229,7 +233,8 @@ def test_what_a_run_says_is_text(tmp_path: Path) -> None:
         row["tokens"] = row["tokens"] and [HOSTILE] * len(row["tokens"])
     pq.write_table(pa.Table.from_pylist(examples), run / "examples.parquet")
     page = Page(write_report([run], tmp_path / "out"))
-    assert not any(tag == "script" or "onerror" in a for tag, a in page.tags)
+    assert [a for tag, a in page.tags if tag == "script"] == [{"type": "application/json", "id": "explorer-data"}, {}]
+    assert not any("onerror" in a for _, a in page.tags)
     assert "c1" + HOSTILE in page.text, "shown as it is"
     assert html.escape(HOSTILE).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page.source
     assert {p.name for p in (tmp_path / "out/figures").iterdir()} == {

@@ -209,6 +209,7 @@ def test_a_saved_model_predicts_and_explains_as_it_did(store: StoreIndex, tmp_pa
     (first, *_) = rows_of = explain(model, card, clip, {"a": Times([0.0] * len(clip["a"]), None)})
     assert [r["hop"] for r in rows_of] == [1, 2]
     assert first["stream"] == "a"
+    assert all(0 < r["update"] < 1 for r in rows_of), "the share of the memory that each hop rewrote"
 
 
 def test_links_by_hand() -> None:
