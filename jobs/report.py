@@ -14,6 +14,7 @@ from jobs._cli import app, console, user_errors
 from pipeline.clip import Clip, ClipError
 from pipeline.media import Deadline, open_media
 from rrnn.report import write_report
+from rrnn.results import find_runs
 
 THUMBNAIL_HEIGHT = 160
 THUMBNAIL_SECONDS = 60.0
@@ -34,9 +35,24 @@ def thumbnails(example: dict[str, Any], times: Sequence[float]) -> list[npt.NDAr
     return [frame for _, frame in nearest]
 
 
+def finished_runs(urls: Sequence[str]) -> list[str]:
+    """Each URL, or where it is a folder of runs, the finished ones in it; says which are not. One that is given twice, or that
+    lies in a folder that is given too, is taken once."""
+    found: dict[str, None] = {}
+    for url in urls:
+        finished, unfinished = find_runs(url)
+        for other in unfinished if finished else ():
+            console.print(f"{other} is unfinished: left out", style="yellow")
+        found |= dict.fromkeys(finished or [url])  # what is no run is refused where it is read
+    return list(found)
+
+
 @user_errors
 def main(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN [RUN ...]", help="Finished runs; folders or URLs.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [RUN ...]", help="Finished runs, or folders that hold some, at any depth; paths or URLs."),
+    ],
     out: Annotated[str, typer.Option(help="Folder for report.html, figures/ and tables/.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
 ) -> None:
@@ -46,8 +62,12 @@ def main(
     unusable and why, and for a few clips what the model attended to over time. Frames of those clips are shown where
     their recordings can still be read.
 
+    Runs that differ in seed and fold alone are taken together: figures over them, differences between experiments, and the
+    paper's tables, as HTML, CSV and LaTeX.
+
     Example: python -m jobs.report runs/first runs/second --out report
     """
+    runs = finished_runs(runs)
     if dry_run:
         console.print_json(json.dumps({"runs": runs, "out": out}))
         return
