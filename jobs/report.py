@@ -41,9 +41,9 @@ def finished_runs(urls: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for url in urls:
         finished, unfinished = find_runs(url)
-        for other in unfinished if finished else ():
+        for other in unfinished:
             console.print(f"{other} is unfinished: left out", style="yellow")
-        found |= dict.fromkeys(finished or [url])  # what is no run is refused where it is read
+        found |= dict.fromkeys(finished or [url])  # what holds none is refused where it is read
     return list(found)
 
 

@@ -256,10 +256,9 @@ def draw_reliability(curves: Mapping[str, tuple[Reliability, Reliability]], them
         axes.set_visible(False)
     for axes, (name, (before, after)) in zip(grid.flat, curves.items(), strict=False):
         axes.plot([0, 100], [0, 100], color=theme.muted, linewidth=0.8, linestyle=DASHED)
-        for curve, colour, style in ((before, theme.series[1], "-"), (after, theme.accent, "-")):
-            axes.plot(
-                100 * curve.confidence, 100 * curve.accuracy, style, marker="o", markersize=3.5, linewidth=1.6, color=colour
-            )
+        for curve, colour in ((before, theme.series[1]), (after, theme.accent)):
+            look: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6, "color": colour, "clip_on": False}
+            axes.plot(100 * curve.confidence, 100 * curve.accuracy, **look)
         axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="accuracy, %")
         axes.set_xticks([0, 50, 100])
         axes.set_yticks([0, 50, 100])

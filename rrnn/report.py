@@ -37,6 +37,7 @@ from rrnn.results import (
     in_modality_order,
     read_examples,
     read_run,
+    slug_of,
     tell_apart,
 )
 from rrnn.splits import SIDES
@@ -189,7 +190,11 @@ def write_report(runs: Sequence[str | Path], out: str | Path, *, thumbnails: Thu
         raise ValueError("expected runs of one task, found " + ", ".join(f"{r.url}: {r.config['task']}" for r in everything))
     measures, output = everything[0].measures, Output(Path(out))
     experiments, left_out = group_runs(everything)
-    shown = everything if len(everything) <= MANY_RUNS else [replace(e.best, label=e.label) for e in experiments] or everything
+    shown = (
+        everything
+        if len(everything) <= MANY_RUNS
+        else [replace(e.best, label=e.label, slug=slug_of(e.label)) for e in experiments] or everything
+    )
     read = tell_apart(shown)
     page = {
         "lead": best_on_validation(read),

@@ -196,6 +196,11 @@ def find_runs(url: str) -> tuple[list[str], list[str]]:
     return sorted(found[True]), sorted(found[False])
 
 
+def slug_of(name: str) -> str:
+    """The name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
+
+
 def read_run(url: str | Path) -> Run:
     """Read a finished run from a path or fsspec URL. Raises ValueError that names the folder and what is missing or wrong."""
     folder = RunFolder(str(url))
@@ -204,13 +209,12 @@ def read_run(url: str | Path) -> Run:
         if missing := [k for k in keys.split() if k not in content]:
             raise ValueError(f"run {folder.url}: {name}: {', '.join(missing)} is missing")
     name = folder.path.rsplit("/", 1)[-1]
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
     test, valid = ([row for row in predictions if row["split"] == side] for side in ("test", "valid"))
     ablation, made_by = read_ablation(folder)
     if made_by.get("model_id") != summary["model_id"]:
         ablation = []  # of another model than the one that is reported
     label = str(config.get("experiment") or name)
-    return Run(label, slug, folder.url, config, summary, epochs, test, streams, unusable, examples, ablation, valid)
+    return Run(label, slug_of(name), folder.url, config, summary, epochs, test, streams, unusable, examples, ablation, valid)
 
 
 def _read(folder: RunFolder, name: str) -> Any:

@@ -77,14 +77,12 @@ def show_interval(score: Score | Estimate, kind: str) -> str:
     return "" if math.isnan(score.low) else f"{_digits(score.low, kind)} to {_digits(score.high, kind)}"
 
 
-def show_spread(score: Score | Estimate, kind: str) -> str:
-    """An estimate's deviations, as "± 1.2 seeds, 3.4 folds"; empty where there is one of each."""
+def show_spread(score: Score | Estimate, kind: str) -> list[str]:
+    """An estimate's deviations over seeds and over folds, as ["± 1.2 seeds", "± 3.4 folds"], without those of one alone."""
     if not isinstance(score, Estimate):
-        return ""
-    plain = kind.replace("points", "percent").replace("signed", "number")
+        return []
     each = {"seeds": score.sd_seeds, "folds": score.sd_folds}
-    found = [f"{_digits(sd, plain)} {what}" for what, sd in each.items() if not math.isnan(sd)]
-    return f"± {', '.join(found)}" if found else ""
+    return [f"± {_digits(sd, kind)} {what}" for what, sd in each.items() if not math.isnan(sd)]
 
 
 def to_csv(table: Table) -> str:
@@ -387,7 +385,7 @@ def differences_table(experiments: Sequence[Experiment], measure: Measure) -> Ta
         return None
     difference = f"{measure.name}, {'percentage points' if measure.kind == 'percent' else 'difference'}"
     columns = {"Experiment": "text", "Minus": "text", difference: "points" if measure.kind == "percent" else "signed"}
-    columns |= {"p": "number", "p, corrected": "number", "Clips": "count", "Speakers": "count"}
+    columns |= {"p": "number:4", "p, corrected": "number:4", "Clips": "count", "Speakers": "count"}
     corrected = statistics.holm([c.p for _, _, c in found])
     rows: list[list[Cell]] = [
         [e.label, reference.label, _score(*c[:3], e.pooled), c.p, p, c.clips, c.speakers]
@@ -553,24 +551,25 @@ def paper_table(of: PaperTable, experiments: Sequence[Experiment]) -> tuple[Tabl
     """The paper's table in its order, and in how many rows ours stand beside it. A row of which several of our experiments are
     has a line for each of them."""
     columns = dict.fromkeys(of.columns, "text")
-    columns |= {f"Paper: {name}": kind for name, kind in of.measures.values()}
-    columns |= {"Ours": "text", **{f"Ours: {name}": kind for name, kind in of.measures.values()}}
-    columns |= {"Corpus": "text", "Seeds": "count", "Folds": "count", "Test clips": "count"}
+    for name, kind in of.measures.values():
+        columns |= {name: kind, f"Ours: {name}": kind}
+    columns |= {"Ours": "text", "Corpus": "text", "Seeds": "count", "Folds": "count", "Test clips": "count"}
     rows: list[list[Cell]] = []
     matched = 0
-    for key in of.rows:
-        row = PAPER_ROWS[key]
-        theirs: list[Cell] = [*row.cells, *(row.figures[k] for k in of.measures)]
-        ours = [line for e in experiments if e.name in row.experiments and (line := _ours(row, e, list(of.measures)))]
-        matched += len(ours)
-        nothing: list[Cell] = [None] * (len(columns) - len(theirs))
-        rows += [[*theirs, *line] for line in ours or [nothing]]
+    for row in (PAPER_ROWS[key] for key in of.rows):
+
+        def line(ours: Sequence[Cell], about: Sequence[Cell], row: PaperRow = row) -> list[Cell]:
+            return [*row.cells, *(x for k, own in zip(of.measures, ours, strict=True) for x in (row.figures[k], own)), *about]
+
+        lines = []
+        for e in experiments:
+            found = [_ours(row, e, key) for key in of.measures] if e.name in row.experiments else [None]
+            if None not in found:
+                lines.append(line(found, [e.label, str(e.runs[0].config["corpus"]), *_counts(e)]))
+        matched += len(lines)
+        rows += lines or [line([None] * len(of.measures), [None] * 5)]
     return Table(of.name, of.title, columns, rows, notes=of.notes), matched
 
 
-def _ours(row: PaperRow, e: Experiment, keys: Sequence[str]) -> list[Cell]:
-    if row.noise_on is None:
-        found: list[Cell] = [e.estimates.get(k) for k in keys]
-    else:
-        found = [e.with_noise(row.noise_on, NOISE_LEVEL, k) for k in keys]
-    return [] if None in found else [e.label, *found, str(e.runs[0].config["corpus"]), *_counts(e)]
+def _ours(row: PaperRow, e: Experiment, key: str) -> Estimate | None:
+    return e.estimates.get(key) if row.noise_on is None else e.with_noise(row.noise_on, NOISE_LEVEL, key)

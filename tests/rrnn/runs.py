@@ -41,8 +41,8 @@ def make_run(
 ) -> Path:
     """Write a finished run and return its folder.
 
-    answers: rows of predictions.parquet as they are; else made at random, right with a chance that grows with `skill`. Each fold
-    has clips and speakers of its own, whose truth is the same for all seeds. model: changes to the configuration.
+    answers: rows of predictions.parquet as they are; else made at random, right with a chance that grows with `skill`. Each
+    fold has clips and speakers of its own, whose truth is the same for all seeds. model: changes to the configuration.
     unusable: (clip_id, stream, status, reason). examples: how many clips have attention, each with so many words.
     """
     rng = np.random.default_rng([seed, fold])
