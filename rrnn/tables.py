@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -263,9 +264,10 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Experiment], list[str]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_identity(run), sort_keys=True), []).append(run)
-    labels = _labels([of[0] for of in groups.values()])
+    names = [_name(of) for of in groups.values()]
+    labels = _labels(names, [of[0] for of in groups.values()])
     experiments, notes = [], []
-    for label, of in zip(labels, groups.values(), strict=True):
+    for name, label, of in zip(names, labels, groups.values(), strict=True):
         train = [r.config["train"] for r in of]
         try:
             parts, left_out = statistics.complete_seeds(
@@ -286,7 +288,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Experiment], list[str]]:
         used = [r for r in of if r.config["train"]["seed"] not in left_out]
         if len(versions := sorted({r.config["code_version"] for r in used})) > 1:
             notes.append(f"{label}: its runs are of different versions of the code ({', '.join(versions)}).")
-        experiments.append(Experiment(str(of[0].config.get("experiment") or of[0].label), label, used, parts, pooled))
+        experiments.append(Experiment(name, label, used, parts, pooled))
     return experiments, notes
 
 
@@ -303,22 +305,30 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _labels(firsts: Sequence[Run]) -> list[str]:
-    """A name for each experiment, with as many settings as it takes to tell those of one name apart."""
-    names = [str(r.config.get("experiment") or r.label) for r in firsts]
+def _name(runs: Sequence[Run]) -> str:
+    """The experiment's name; without one, the name of the innermost folder that holds all of the runs."""
+    if name := runs[0].config.get("experiment"):
+        return str(name)
+    folders = [r.url.split("/")[:-1] for r in runs] if len(runs) > 1 else [runs[0].url.split("/")]
+    shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))]
+    return (shared and shared[-1]) or runs[0].label
+
+
+def _labels(names: Sequence[str], firsts: Sequence[Run]) -> list[str]:
+    """Each experiment's name, with as many settings as tell those of one name apart, but not what most of them have."""
     labels = list(names)
     for name, n in Counter(names).items():
-        if n == 1:
-            continue
         same = [i for i, other in enumerate(names) if other == name]
-        said: dict[int, list[str]] = {i: [] for i in same}
         settings = {i: _identity(firsts[i]) for i in same}
+        said: dict[int, list[tuple[str, str]]] = {i: [] for i in same}
         for key in dict.fromkeys(k for of in settings.values() for k in of):
-            more = {i: [*said[i], f"{key}={_value(settings[i].get(key))}"] for i in same}
+            more = {i: [*said[i], (key.rpartition(".")[2], _value(settings[i].get(key)))] for i in same}
             if len({tuple(x) for x in more.values()}) > len({tuple(x) for x in said.values()}):
                 said = more
+        common = Counter(pair for pairs in said.values() for pair in pairs)
         for i in same:
-            labels[i] = f"{name} ({', '.join(said[i])})"
+            if rare := [f"{key}={value}" for key, value in said[i] if common[key, value] <= n / 2]:
+                labels[i] = f"{name} ({', '.join(rare)})"
     return labels
 
 
