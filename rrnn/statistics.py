@@ -238,12 +238,14 @@ def deviation(values: Array) -> float:
 
 class Comparison(NamedTuple):
     """Experiment a minus experiment b on the clips that both tested: difference of the means over seeds with its 95 % interval
-    over speakers, p of the paired test, and on how many clips and speakers."""
+    over speakers, p of the paired test, and on how many clips and speakers. Both take the seeds as given. error_of_seeds: the
+    standard error that seeds add, NaN where one of the two has a single seed."""
 
     difference: float
     low: float
     high: float
     p: float
+    error_of_seeds: float
     clips: int
     speakers: int
 
@@ -269,7 +271,9 @@ def compare(a: Pooled, b: Pooled, key: str) -> Comparison:
     names, speaker = np.unique(np.asarray(a.speakers, dtype=str), return_inverse=True)
     each = difference(_by_speaker(sums, speaker, len(names)))
     low, high = _interval(lambda of: float(difference(of)), sums, a.speakers)
-    return Comparison(float(difference(sums.sum(1))), low, high, sign_flip_test(each), len(a.ids), len(names))
+    scores = _measure(key, sums.sum(1))
+    error = math.hypot(*(deviation(s) / math.sqrt(len(s)) for s in (scores[: len(a.seeds)], scores[len(a.seeds) :])))
+    return Comparison(float(difference(sums.sum(1))), low, high, sign_flip_test(each), error, len(a.ids), len(names))
 
 
 def sign_flip_test(differences: Array) -> float:

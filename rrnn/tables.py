@@ -395,10 +395,16 @@ def differences_table(experiments: Sequence[Experiment], measure: Measure) -> Ta
         return None
     difference = f"{measure.name}, {'percentage points' if measure.kind == 'percent' else 'difference'}"
     columns = {"Experiment": "text", "Minus": "text", difference: "points" if measure.kind == "percent" else "signed"}
-    columns |= {"p": "number:4", "p, corrected": "number:4", "Clips": "count", "Speakers": "count"}
+    columns |= {
+        "p": "number:4",
+        "p, corrected": "number:4",
+        "Error from seeds": measure.kind,
+        "Clips": "count",
+        "Speakers": "count",
+    }
     corrected = statistics.holm([c.p for _, _, c in found])
     rows: list[list[Cell]] = [
-        [e.label, reference.label, _score(*c[:3], e.pooled), c.p, p, c.clips, c.speakers]
+        [e.label, reference.label, _score(*c[:3], e.pooled), c.p, p, c.error_of_seeds, c.clips, c.speakers]
         for (e, reference, c), p in zip(found, corrected, strict=True)
     ]
     few = min(c.speakers for _, _, c in found)
@@ -408,6 +414,10 @@ def differences_table(experiments: Sequence[Experiment], measure: Measure) -> Ta
         "p: two-sided, from flipping the signs of each speaker's difference (mean over seeds). It assumes that speakers are "
         "independent, and, if the two were equally good, that a speaker's difference could as well have the other sign. "
         f"Corrected for {len(found)} comparison{'s' if len(found) > 1 else ''} after Holm (1979)."
+    )
+    notes.append(
+        "Interval and p are about other speakers, with these seeds. The error from seeds is the standard error that seeds add "
+        "to the difference: where it is not small beside it, other seeds could turn the difference round."
     )
     return Table("differences", "Differences to what did best on validation clips", columns, rows, notes=tuple(notes))
 

@@ -173,9 +173,17 @@ def test_comparison_by_hand() -> None:
     # differences 1/2, 1/2, 0: of the 8 ways of giving signs, 4 have a sum as far from 0 as 1
     assert found.p == pytest.approx(4 / 8)
     assert (found.low, found.high) == (0, 1 / 2)
+    assert math.isnan(found.error_of_seeds), "b has one seed"
     back = compare(b, a, "accuracy")
     assert (back.difference, back.low, back.high, back.p) == pytest.approx(
         (-found.difference, -found.high, -found.low, found.p)
+    )
+
+
+def test_error_of_seeds_by_hand() -> None:
+    """Seeds score 3/4 and 1, a deviation of sqrt(2)/8, in both experiments: the squares of both errors of the mean add up."""
+    assert compare(pool(HAND), pool(HAND), "accuracy").error_of_seeds == pytest.approx(
+        math.sqrt(2 * (math.sqrt(2) / 8) ** 2 / 2)
     )
 
 
