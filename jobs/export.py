@@ -10,9 +10,26 @@ import typer
 
 from jobs._cli import absolute, app, console, user_errors
 from rrnn.export import check_exportable, difference, export_onnx, export_program, input_names, save_program
-from rrnn.run import load_model
+from rrnn.run import ModelCard, load_model
 
 SUFFIXES = (".onnx", ".pt2")
+
+
+def left_to_do(card: ModelCard) -> list[str]:
+    """What whoever calls the exported model must do with a clip's frames before, beside extracting them."""
+    found = []
+    if card.normalise != "none":
+        found.append(
+            f"the model was trained with train.normalise={card.normalise}: take the {card.normalise}'s mean and deviation, "
+            "over all of its clips, out of every column before (model/statistics.parquet in the run has those of the training)"
+        )
+    if pools := {s: n for s, n in card.pool.items() if n > 1}:
+        found.append(
+            "frames were pooled: average "
+            + ", ".join(f"each {n} frames of {s}" for s, n in sorted(pools.items()))
+            + " into one before, leaving out what is not observed"
+        )
+    return found
 
 
 @user_errors
@@ -25,7 +42,8 @@ def main(
 
     For each stream two inputs: its frames (clips, frames, columns) float32, NaN where not observed, padded; and its real
     lengths (clips,) int64, 0 where a clip does not have it. One output: the value of each class. Clips and frames may be
-    any number. Standardisation is in the file; extraction is not. The file's metadata (.onnx) or extra files (.pt2) hold the
+    any number. Standardisation is in the file; extraction is not, nor are train.normalise and train.pool, which must be
+    applied to the inputs where the model was trained with them. The file's metadata (.onnx) or extra files (.pt2) hold the
     model's card: classes, streams with their columns, and what extracted them.
 
     Example: python -m jobs.export runs/first --out first.onnx
@@ -57,6 +75,8 @@ def main(
     size = out.stat().st_size / 2**20
     console.print(f"{out}: {size:.1f} MiB, model {model_id}, inputs {', '.join(input_names(card))}")
     console.print(f"largest difference from the model on ragged clips: {found:.1e}")
+    for what in left_to_do(card):
+        console.print(f"not in the file: {what}", style="yellow")
 
 
 cli = app(main)

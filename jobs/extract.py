@@ -19,7 +19,7 @@ from pipeline.corpora import CORPORA, checking, corpus_class, open_corpus
 from pipeline.corpora.base import Kind, Problem
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
-from pipeline.on_ray import extract_on_ray, placed, ray_started
+from pipeline.on_ray import extract_on_ray, gpu_share, placed, ray_started
 from pipeline.store import SHARD_SIZE, Store
 from pipeline.streams import DEFAULT_STREAMS, STREAMS, make_stream, stream_class
 from pipeline.streams.base import Extractor
@@ -95,7 +95,7 @@ def extract(config: ExtractConfig) -> Store:
     extractors = [e.settled(clips) for e in config.extractors()]
     store = Store.create(config.out, config.corpus, config.shard_size)
     new, known = store.add_clips(clips)
-    if problems:
+    if problems or store.folder.exists("problems.json"):  # what was mended is told no more
         store.folder.write("problems.json", json.dumps([p._asdict() for p in problems], indent=2).encode())
     for extractor in extractors:
         store.begin_stream(extractor)
@@ -244,6 +244,7 @@ def main(
         return
     if not source or not (out or check):
         raise ValueError("expected SOURCE and --out STORE; see --help")
+    gpu_share(gpus)
     corpus_options, options = options_of(corpus, set_ or [])
     config = ExtractConfig(
         source=source,

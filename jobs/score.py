@@ -23,7 +23,7 @@ from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.isolated import IsolatedExtractors
-from pipeline.on_ray import extract_on_ray, map_units, placed, ray_started
+from pipeline.on_ray import extract_on_ray, gpu_share, map_units, placed, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor, Features
@@ -342,6 +342,7 @@ def main(
 
     Example: python -m jobs.score runs/first ~/new-clips --out scores/new-clips
     """
+    gpu_share(gpus)
     corpus_options, places = options_of(corpus, set_ or [])
     config = ScoreConfig(
         run=run,

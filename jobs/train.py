@@ -145,7 +145,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
     """Train, or go on where an interrupted run stopped, or say that it is finished. Returns the run's summary."""
     job = replace(job, store=absolute(job.store), out=absolute(job.out))
     run = RunFolder(job.out)
-    store = open_store(job.store, job.config.streams)
+    store = open_store(job.store, job.config.streams, job.config.modalities)
     _check_same(run, job, store)
     if run.exists("summary.json"):
         console.print(f"{job.out} is finished: nothing to train")

@@ -62,6 +62,19 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def gpu_share(gpus: str) -> float | None:
+    """The share of a GPU that --gpus asks for; None for auto. Raises ValueError for anything else."""
+    if gpus == "auto":
+        return None
+    try:
+        share = float(gpus)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"--gpus {gpus}: expected auto, or a share of one GPU a worker, from 0 to 1")
+    return share
+
+
 def placed(extractors: Sequence[Extractor], gpus: str) -> tuple[list[Extractor], str]:
     """The extractors as they are to be run, and a line on it for people. gpus: the share of a GPU that a worker of an
     extractor asks for that can use one, such as "1" or "0.25"; "0", and none is used; "auto", 1 where the cluster has a GPU.
@@ -71,15 +84,9 @@ def placed(extractors: Sequence[Extractor], gpus: str) -> tuple[list[Extractor],
     """
     able = [e.name for e in extractors if e.can_use_gpu]
     there = float(ray.cluster_resources().get("GPU", 0))
-    if gpus == "auto":
+    share = gpu_share(gpus)
+    if share is None:
         share = 1.0 if there else 0.0
-    else:
-        try:
-            share = float(gpus)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            raise ValueError(f"--gpus {gpus}: expected auto, or a share of one GPU a worker, from 0 to 1")
     if not able or not share:
         why = "no GPU in the cluster" if gpus == "auto" and able else ""
         return list(extractors), f"{why}: extracting on the CPU" if why else ""

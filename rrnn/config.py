@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+Modality = Literal["audio", "vision", "text"]
 Architecture = Literal["rrnn", "early", "late", "naive", "mfn", "mult"]
 
 _ATTENDS = "hidden skip hops tied align align_size heads attend memory gate reset dropout".split()
@@ -102,6 +104,14 @@ class TrainConfig:
     all of their clips, without any label. Saved with the run, and applied alike in scoring."""
     pool: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Of a stream, how many of its frames are averaged into one before anything else: shorter sequences train faster."""
+    pool_seconds: float = Field(default=0.0, ge=0.0)
+    """The same by time, for streams of a fixed frame shift that `pool` does not name."""
+
+    def pooling(self, frame_shifts: Mapping[str, float | None]) -> dict[str, int]:
+        """How many frames of each stream become one, of the streams' frame shifts in seconds."""
+        by_time = {s: max(1, round(self.pool_seconds / shift)) for s, shift in frame_shifts.items() if shift}
+        return {s: n for s, n in {**by_time, **self.pool}.items() if n > 1}
+
     mixup: float = Field(default=0.0, ge=0.0)
     """Alpha of mixup (Zhang et al. 2018): each clip of a step is mixed with another, targets too, in a share drawn from
     Beta(alpha, alpha). 0 mixes nothing."""
@@ -137,6 +147,8 @@ class Config:
     train: TrainConfig = Field(default_factory=TrainConfig)
     streams: tuple[str, ...] | None = None
     """The store's streams that the model takes; None takes all."""
+    modalities: tuple[Modality, ...] | None = None
+    """Of those, the streams of these modalities alone."""
     experiment: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,9 +41,9 @@ class StoreIndex:
     """What made each stream (its stream.json), by name."""
 
 
-def open_store(url: str, streams: Sequence[str] | None = None) -> StoreIndex:
-    """The index of a store's given streams, or of all. Raises FileNotFoundError where there is no store, ValueError where
-    a stream is missing or not extracted to the end."""
+def open_store(url: str, streams: Sequence[str] | None = None, modalities: Sequence[str] | None = None) -> StoreIndex:
+    """The index of a store's given streams, or of all; of those, the ones of the given modalities. Raises FileNotFoundError
+    where there is no store, ValueError where a stream is missing or not extracted to the end."""
     fs, root = fsspec.core.url_to_fs(url.rstrip("/"))
     fs.invalidate_cache()
     if not fs.exists(f"{root}/store.json"):
@@ -61,15 +61,24 @@ def open_store(url: str, streams: Sequence[str] | None = None) -> StoreIndex:
     have = [n for n in _names(fs, f"{root}/features") if fs.exists(f"{root}/features/{n}/stream.json")]
     if missing := set(streams or ()) - set(have):
         raise ValueError(f"{url} has no stream {', '.join(sorted(missing))}: it has {', '.join(have) or 'none'}")
+    known = {name: json.loads(fs.cat_file(f"{root}/features/{name}/stream.json")) for name in sorted(streams or have)}
+    if modalities is not None:
+        there = {str(of["modality"]) for of in known.values()}
+        if without := [m for m in modalities if m not in there]:
+            raise ValueError(
+                f"{url} has no stream of {', '.join(without)}: it has some of {', '.join(sorted(there)) or 'none'}"
+            )
     about = {}
-    for name in sorted(streams or have):
+    for name, of in known.items():
+        if modalities is not None and of["modality"] not in modalities:
+            continue
         lacking = set(shards) - {n.removesuffix(".parquet") for n in _names(fs, f"{root}/features/{name}")}
         if lacking:
             raise ValueError(
                 f"stream {name!r} of {url} lacks {len(lacking)} of {len(shards)} shards: run jobs.extract again to finish it, "
                 "or leave the stream out with streams=[...]"
             )
-        about[name] = json.loads(fs.cat_file(f"{root}/features/{name}/stream.json"))
+        about[name] = of
     if not about:
         raise ValueError(f"{url} holds no stream: run jobs.extract first")
     return StoreIndex(url, corpus, tuple(shards), about)

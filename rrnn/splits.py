@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,10 @@ class Split:
     def side(self, name: str) -> npt.NDArray[np.int64]:
         indices: npt.NDArray[np.int64] = getattr(self, name)
         return indices
+
+
+class _NoSuchFold(ValueError):
+    pass
 
 
 def split_clips(
@@ -77,7 +82,7 @@ def split_clips(
         part_of, how = _parts(groups, own, what, config)
         parts = sorted(set(part_of.values()))
         if config.test_fold >= len(parts):
-            raise ValueError(f"train.test_fold is {config.test_fold}, but there are {len(parts)} folds, counted from 0")
+            raise _NoSuchFold(f"train.test_fold is {config.test_fold}, but there are {len(parts)} folds, counted from 0")
         held_out = parts[config.test_fold]
         how += f"; test: part {held_out}"
     if "valid" in names:
@@ -102,6 +107,21 @@ def split_clips(
         how += f"; WARNING: {what_leaks}, which flatters the result"
     arrays = {side: np.array([i for i in groups if sides[i] == side], np.int64) for side in SIDES}
     return Split(arrays["train"], arrays["valid"], arrays["test"], how)
+
+
+def number_of_folds(
+    ids: Sequence[str],
+    speakers: Sequence[str | None],
+    folds: Sequence[str | None],
+    keep: npt.NDArray[np.bool_],
+    config: TrainConfig,
+) -> int:
+    """How many values train.test_fold may have, whatever it is in config; 1 of a fixed division. Raises as split_clips()."""
+    n = 1
+    with contextlib.suppress(_NoSuchFold):
+        while "; test: part" in split_clips(ids, speakers, folds, keep, replace(config, test_fold=n)).how:
+            n += 1
+    return n
 
 
 def leaks(groups: dict[int, str], sides: dict[int, str]) -> list[str]:

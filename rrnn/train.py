@@ -109,7 +109,8 @@ def train(
     """
     run = RunFolder(out)
     objective, split = divide(clips, config)
-    preparation = clips.prepare(config.train.normalise, store.corpus, config.train.pool)
+    pool = config.train.pooling({s: about["frame_shift"] for s, about in store.streams.items()})
+    preparation = clips.prepare(config.train.normalise, store.corpus, pool)
     card = ModelCard(
         config.model,
         objective.targets.names,
@@ -117,7 +118,7 @@ def train(
         store.streams,
         config.train.normalise,
         store.corpus,
-        dict(config.train.pool),
+        pool,
     )
 
     torch.manual_seed(config.train.seed)

@@ -181,6 +181,8 @@ class CremaD(Corpus):
         for clip_id, (_, relative, _) in best.items():
             if clip_id not in relative:
                 report(Problem("note", relative, f"taken for the clip {clip_id}"))
+            if clip_id not in PUBLISHED:
+                report(Problem("unexpected", relative, "CREMA-D has no such clip: taken as its name says"))
         return {clip_id: (relative, address) for clip_id, (_, relative, address) in best.items()}
 
     def _votes(self, source: str, report: Report) -> Votes:
@@ -283,4 +285,4 @@ def _published() -> Iterator[str]:
                         yield name
 
 
-PUBLISHED = tuple(_published())
+PUBLISHED = dict.fromkeys(_published())

@@ -89,6 +89,8 @@ class Ravdess(Corpus):
         for reason in reasons:
             report(Problem("note", source, reason))
         for _, relative, address in sorted(best.values(), key=lambda found: found[1]):
+            if relative.rpartition("/")[2].rpartition(".")[0][3:] not in PUBLISHED:
+                report(Problem("unexpected", relative, "RAVDESS has no such performance: taken as its name says"))
             yield _clip(relative.rpartition("/")[2].rpartition(".")[0], address)
 
     def counts(self, clips: Sequence[Clip]) -> list[Count]:
@@ -154,4 +156,4 @@ def _published() -> Iterator[str]:
                 yield f"{channel}-{emotion:02d}-{intensity}-{statement}-{repetition}-{actor:02d}"
 
 
-PUBLISHED = tuple(_published())
+PUBLISHED = dict.fromkeys(_published())

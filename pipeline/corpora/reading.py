@@ -114,8 +114,11 @@ def read_text(address: str) -> str:
     """
     if "::" in address:
         raise ValueError(f"{address}: expected a path or URL without '::'")
-    with fsspec.open(address, "rb") as file:
-        data: bytes = file.read(MAX_TABLE_BYTES + 1)
+    try:
+        with fsspec.open(address, "rb") as file:
+            data: bytes = file.read(MAX_TABLE_BYTES + 1)
+    except FileNotFoundError as e:  # of a bucket, it may say anything
+        raise FileNotFoundError(f"no such file: {address}") from e
     if len(data) > MAX_TABLE_BYTES:
         raise ValueError(f"{address} has more than {MAX_TABLE_BYTES} bytes: expected a list or a table")
     if data.startswith(b"version https://git-lfs"):

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy.io import wavfile
 from typer.testing import CliRunner
 
 from jobs.ablate import cli as ablate
 from jobs.demo import write_unlabelled
 from jobs.export import cli as export
+from jobs.export import left_to_do
 from jobs.extract import cli as extract
 from jobs.made_task import cli as made_task
+from jobs.matrix import cli as matrix
 from jobs.report import cli as report
 from jobs.score import cli as score
 from jobs.train import cli as train
+from pipeline.corpora import open_corpus
 from pipeline.corpora.made import make_corpus
+from pipeline.corpora.reading import read_corpus
+from pipeline.extract import extract_shard
+from pipeline.store import Store
+from pipeline.streams.acoustic import Acoustic
+from rrnn.config import ModelConfig
+from rrnn.run import ModelCard
 
 JOBS = {
     "extract": extract,
@@ -26,6 +38,7 @@ JOBS = {
     "score": score,
     "ablate": ablate,
     "export": export,
+    "matrix": matrix,
     "report": report,
     "made_task": made_task,
 }
@@ -148,6 +161,8 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(tmp_path: Path, c
         (["extract", "x", "--out", tmp_path, "--modalities", "smell"], "unknown modality smell"),
         (["extract", "x", "--out", tmp_path, "--streams", "face", "--set", "words.asr=false"], "options for words"),
         (["extract", "x", "--out", tmp_path, "--streams", "face", "--set", "face.hight=1"], "no option hight"),
+        (["extract", tmp_path, "--out", tmp_path / "s", "--gpus", "many"], "--gpus many: expected auto, or a share"),
+        (["score", "x", "y", "--out", tmp_path / "s", "--gpus", "2"], "--gpus 2: expected auto, or a share"),
         (["train", tmp_path / "nowhere", "--out", tmp_path / "r"], "no store at"),
         (["train", "x", "--out", tmp_path / "r", "nosuch"], "unknown experiment 'nosuch'"),
         (["train", "x", "--out", tmp_path / "r", "model.hops=many"], "model.hops"),
@@ -163,3 +178,33 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(tmp_path: Path, c
         output = refused(str(job), *arguments) + "".join(capfd.readouterr())
         assert message in output, (job, arguments, output)
         assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_what_a_source_no_longer_has_wrong_is_no_longer_in_the_store(tmp_path: Path) -> None:
+    source, out = tmp_path / "clips", tmp_path / "store"
+    source.mkdir()
+    wavfile.write(source / "a.wav", 16000, np.zeros(16000, np.int16))
+    (source / "a.srt").write_text("no transcript")
+    store = Store.create(str(out), "folder")
+    store.add_clips(read_corpus(open_corpus("folder"), str(source))[0])
+    store.begin_stream(Acoustic())
+    extract_shard(store, Acoustic(), store.shards()[0])  # so that there is nothing to do for Ray
+
+    extract_again = ("extract", source, "--out", out, "--streams", "acoustic")
+    assert "broken" in run(*extract_again)
+    assert next(p["kind"] for p in json.loads((out / "problems.json").read_text())) == "broken"
+    (source / "a.srt").unlink()
+    assert "broken" not in run(*extract_again)
+    assert json.loads((out / "problems.json").read_text()) == []
+
+
+def test_export_names_what_must_be_done_to_its_inputs() -> None:
+    streams = {"acoustic": {"columns": ["f0"], "modality": "audio"}, "face": {"columns": ["x"], "modality": "vision"}}
+    card = ModelCard(ModelConfig(), ("calm", "glad"), "softmax", streams)
+    assert left_to_do(card) == []
+    by_speaker, pooled = left_to_do(replace(card, normalise="speaker", pool={"acoustic": 4, "face": 1}))
+    assert "train.normalise=speaker" in by_speaker
+    assert "the speaker's mean and deviation" in by_speaker
+    assert "each 4 frames of acoustic" in pooled
+    assert "face" not in pooled

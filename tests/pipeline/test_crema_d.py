@@ -106,6 +106,16 @@ def test_irregular_names(tmp_path: Path) -> None:
         CremaD(labels="true")  # type: ignore[arg-type]
 
 
+def test_a_clip_that_was_never_published_is_a_clip_and_reported(tmp_path: Path) -> None:
+    touch(tmp_path, "1008_WSI_ANG_XX.wav", "1001_DFA_ANG_HI.wav", "1001_IEO_ANG_HI.wav")
+    clips, problems = read(tmp_path)
+    assert len(clips) == 3
+    assert {(p.kind, p.where) for p in problems} == {
+        ("unexpected", "1001_DFA_ANG_HI.wav"),  # the sentence has no levels
+        ("unexpected", "1008_WSI_ANG_XX.wav"),
+    }
+
+
 def test_the_silent_clip_is_a_row_like_any_other_and_a_pointer_is_named(tmp_path: Path) -> None:
     wavfile.write(tmp_path / "1076_MTI_SAD_XX.wav", 16000, np.zeros(16000, np.int16))
     (tmp_path / "1001_DFA_ANG_XX.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")

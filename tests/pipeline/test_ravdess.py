@@ -52,6 +52,14 @@ def test_a_name_that_is_not_one_is_reported_and_reading_goes_on(tmp_path: Path) 
     assert (problem.kind, problem.where) == ("unexpected", "03-01-09-01-02-01-12.wav")
 
 
+def test_a_performance_that_was_never_published_is_a_clip_and_reported(tmp_path: Path) -> None:
+    neutral_strong, song_of_18, real = "03-01-01-02-01-01-12", "03-02-03-01-01-01-18", "03-02-03-01-01-01-17"
+    touch(tmp_path, *(f"{name}.wav" for name in (neutral_strong, song_of_18, real)))
+    clips, problems = read(tmp_path, channel="both")
+    assert [c.clip_id for c in clips] == [neutral_strong, real, song_of_18]
+    assert [(p.kind, p.where) for p in problems] == [("unexpected", f"{name}.wav") for name in (neutral_strong, song_of_18)]
+
+
 ONE, TWO, THREE = "01-01-01-01-01-12", "01-02-01-01-01-12", "01-03-01-01-01-12"
 
 

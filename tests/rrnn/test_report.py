@@ -111,6 +111,7 @@ def test_what_raters_made_of_the_clips_stands_beside(tmp_path: Path) -> None:
     write_json(run / "summary.json", {**summary, "human": {"both": both}})
     page = Page(write_report([run], tmp_path / "out"))
     assert "audio and vision 63.6 % 72.2 % 120 24" in page.words.replace("\xa0", " ")
+    assert "Where labels were made of the same votes" in page.words
     (row,) = read_csv(tmp_path / "out/tables/human.csv")
     assert float(row["Right by majority"]) == 0.722
 
