@@ -15,6 +15,7 @@ import pytest
 from runs import TARGETS, answer, make_run, write_json
 
 from rrnn.ablation import write_ablation
+from rrnn.experiments import EXPERIMENTS
 from rrnn.results import CLASSIFICATION, REGRESSION, Run, Score, read_run
 from rrnn.run import RunFolder
 from rrnn.statistics import Estimate
@@ -232,6 +233,9 @@ def test_the_papers_rows_are_all_in_its_tables() -> None:
         for key in table.rows:
             assert len(PAPER_ROWS[key].cells) == len(table.columns)
             assert PAPER_ROWS[key].figures.keys() == table.measures.keys()
+    ours = {name for row in PAPER_ROWS.values() for name in row.experiments}
+    assert ours <= EXPERIMENTS.keys()
+    assert {name for name in EXPERIMENTS if name.startswith(("crema_d_", "ravdess_", "mosei_"))} == ours
 
 
 def test_a_row_of_several_experiments_has_a_line_for_each(tmp_path: Path) -> None:
