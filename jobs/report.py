@@ -16,6 +16,7 @@ from pipeline.media import AUDIO_RATE, Deadline, open_media
 from pipeline.webm import make_playable
 from rrnn.explorer import Media
 from rrnn.report import MEDIA_MB, write_report
+from rrnn.results import find_runs
 
 THUMBNAIL_HEIGHT = 160
 CLIP_SECONDS = 60.0  # of work, on one clip
@@ -55,9 +56,24 @@ def media(example: dict[str, Any]) -> Media | str:
     return Media(made.content, "video/webm" if made.video else "audio/webm", envelope, len(made.samples) / AUDIO_RATE)
 
 
+def finished_runs(urls: Sequence[str]) -> list[str]:
+    """Each URL, or where it is a folder of runs, the finished ones in it; says which are not. One that is given twice, or that
+    lies in a folder that is given too, is taken once."""
+    found: dict[str, None] = {}
+    for url in urls:
+        finished, unfinished = find_runs(url)
+        for other in unfinished:
+            console.print(f"{other} is unfinished: left out", style="yellow")
+        found |= dict.fromkeys(finished or [url])  # what holds none is refused where it is read
+    return list(found)
+
+
 @user_errors
 def main(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN [RUN ...]", help="Finished runs; folders or URLs.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [RUN ...]", help="Finished runs, or folders that hold some, at any depth; paths or URLs."),
+    ],
     out: Annotated[str, typer.Option(help="Folder for report.html, figures/ and tables/.")],
     media_mb: Annotated[
         float, typer.Option(min=0.0, help="Most that recordings may add to the page, in million bytes.")
@@ -73,8 +89,12 @@ def main(
     unusable and why, and for a few clips what the model attended to over time, in pictures and in an explorer that plays
     the clip. Recordings and frames of those clips are in the page where they can still be read.
 
+    Runs that differ in seed and fold alone are taken together: figures over them, differences between experiments, and the
+    paper's tables, as HTML, CSV and LaTeX.
+
     Example: python -m jobs.report runs/first runs/second --out report
     """
+    runs = finished_runs(runs)
     if dry_run:
         console.print_json(json.dumps({"runs": runs, "out": out, "media_mb": media_mb, "no_media": no_media}))
         return

@@ -22,6 +22,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 
 from rrnn.results import MODALITY_ORDER, Array, ClipAttention, Curve, Measure, StreamAttention
+from rrnn.statistics import Reliability
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -218,19 +219,55 @@ def draw_scatter(target: Array, prediction: Array, names: Sequence[str], theme: 
 
 
 def draw_comparison(
-    labels: Sequence[str], scores: Sequence[tuple[float, float, float]], naive: Sequence[float], measure: Measure, theme: Theme
+    labels: Sequence[str],
+    scores: Sequence[tuple[float, float, float]],
+    naive: Sequence[float],
+    measure: Measure,
+    theme: Theme,
+    *,
+    seeds: Sequence[Array] | None = None,
 ) -> Figure:
-    """One row a run: its score (value, low, high) with the interval as a bar, and the naive baseline as an upright stroke."""
+    """One row a run or experiment: its score (value, low, high) with the interval as a bar, and the naive baseline as an
+    upright stroke. seeds: of an experiment, the score of each seed, as small rings below it."""
     figure, axes = _axes(4.6, 0.34 * len(labels) + 0.15)
     y, (values, low, high) = np.arange(len(labels)), measure.scale * np.array(scores).T
     axes.hlines(y, low, high, color=theme.accent, linewidth=2.4, alpha=0.45)
     axes.plot(values, y, "o", color=theme.accent, markersize=7, markeredgecolor=theme.surface)
+    for row, each in enumerate(seeds or ()):
+        look: dict[str, Any] = {"markerfacecolor": theme.surface, "markeredgecolor": theme.ink, "markeredgewidth": 0.9}
+        axes.plot(measure.scale * each, np.full(len(each), row + 0.27), "o", markersize=4, **look)
     axes.vlines(measure.scale * np.array(naive), y - 0.28, y + 0.28, color=theme.muted, linewidth=1.6)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_yticks(y, [plain(label, 34) for label in labels])
     axes.tick_params(axis="y", labelcolor=theme.ink)
     axes.grid(axis="x")
     axes.set_xlabel(measure.axis)
+    return figure
+
+
+def draw_reliability(curves: Mapping[str, tuple[Reliability, Reliability]], theme: Theme) -> Figure:
+    """A panel an experiment: accuracy by confidence, before and after scaling, a dot a bin; on the dashed line, both agree."""
+    columns = min(4, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(2.1 * columns, 2.35 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.12, hspace=0.24)
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (name, (before, after)) in zip(grid.flat, curves.items(), strict=False):
+        axes.plot([0, 100], [0, 100], color=theme.muted, linewidth=0.8, linestyle=DASHED)
+        for curve, colour in ((before, theme.series[1]), (after, theme.accent)):
+            look: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6, "color": colour, "clip_on": False}
+            axes.plot(100 * curve.confidence, 100 * curve.accuracy, **look)
+        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="accuracy, %")
+        axes.set_xticks([0, 50, 100])
+        axes.set_yticks([0, 50, 100])
+        axes.grid()
+        axes.set_title(plain(name, 24), color=theme.ink)
+        axes.label_outer()
+    names = {"as it is": theme.series[1], "temperature-scaled": theme.accent}
+    handles = [Line2D([], [], color=c, marker="o", markersize=3.5, linewidth=1.6, label=name) for name, c in names.items()]
+    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1 + 0.28 / (2.35 * rows)), ncols=2, borderaxespad=0)
     return figure
 
 

@@ -9,13 +9,12 @@ attention explorer's, which it names by its digest.
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,34 @@ from rrnn.results import (
     REGRESSION,
     ClipAttention,
     Run,
-    Score,
     ablation_curves,
     in_modality_order,
     read_examples,
     read_run,
+    slug_of,
     tell_apart,
 )
 from rrnn.splits import SIDES
+from rrnn.statistics import seed_scores
+from rrnn.tables import (
+    AVERAGES,
+    PAPER_TABLES,
+    Cell,
+    Experiment,
+    Table,
+    best_on_validation,
+    calibration_table,
+    differences_table,
+    emotions_table,
+    group_runs,
+    paper_table,
+    show,
+    show_interval,
+    show_spread,
+    to_csv,
+    to_latex,
+    variants_table,
+)
 
 Thumbnails = Callable[[dict[str, Any], Sequence[float]], "list[Pixels | None]"]
 
@@ -53,30 +72,12 @@ MAX_ATTENTION_FIGURES = 12  # over all runs: keeps the page below 6 MB, also wit
 FRAMES_PER_CLIP = 8
 SHOWN_REASONS = 10
 SHOWN_CLIPS = 20
+MANY_RUNS = 6  # with more, the best run of each experiment stands for it wherever runs are shown one by one
+MAX_RELIABILITY = 12  # experiments whose calibration is drawn
 FEW_SPEAKERS = 10  # below this, resampling speakers gives a rough interval, and the page says so
 
 
 # --- tables and pictures ---------------------------------------------------------------------------------------------
-
-Cell = str | int | float | Score | None
-
-
-AVERAGES = "Linear model of averages"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page, which shows the first `shown` rows, and, in full, a CSV file.
-
-    columns: name to kind, which is "text", "count", "percent" (a share, shown times 100), "bar" (likewise, with a bar), or
-    "number".
-    """
-
-    name: str
-    title: str
-    columns: dict[str, str]
-    rows: list[list[Cell]]
-    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,12 @@ class Output:
         for each in (self.figures, self.tables):
             each.mkdir(parents=True, exist_ok=True)
 
-    def table(self, table: Table) -> Table:
-        """Write tables/<name>.csv with unrounded values; a score also has columns _low, _high and _interval."""
-        scored = [any(isinstance(row[c], Score) for row in table.rows) for c in range(len(table.columns))]
-        header = []
-        for column, score in zip(table.columns, scored, strict=True):
-            header += [column, f"{column}_low", f"{column}_high", f"{column}_interval"] if score else [column]
-        with (self.tables / f"{table.name}.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            for row in table.rows:
-                writer.writerow([value for cell in row for value in (cell if isinstance(cell, Score) else (cell,))])
+    def table(self, table: Table, *, latex: bool = False) -> Table:
+        """Write tables/<name>.csv with unrounded values, and perhaps tables/<name>.tex."""
+        files = {"csv": to_csv(table), **({"tex": to_latex(table)} if latex else {})}
+        for suffix, text in files.items():
+            path = self.tables / f"{table.name}.{suffix}"
+            path.write_text(text, encoding="utf-8", errors="replace", newline="")
         return table
 
     def picture(self, name: str, alt: str, draw: Callable[[Theme], Figure], *, photographs: bool = False) -> Picture:
@@ -131,32 +127,6 @@ class Output:
 
 def _data_uri(kind: str, content: io.BytesIO) -> str:
     return f"data:{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
-
-
-def show(value: Cell, kind: str = "text") -> str:
-    """A value as the page prints it: shares as percent with one decimal, numbers with three, NaN as "undefined"."""
-    if isinstance(value, Score):
-        value = value.value
-    if value is None:
-        return "–"
-    if kind == "text":
-        return str(value)
-    if kind == "count":
-        return f"{value:,}"
-    if math.isnan(float(value)):
-        return "undefined"
-    return _digits(float(value), kind) if kind == "number" else f"{_digits(float(value), kind)}\u202f%"
-
-
-def _digits(value: float, kind: str) -> str:
-    if kind != "number":
-        return f"{100 * value:.1f}"
-    return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
-
-
-def show_interval(score: Score, kind: str) -> str:
-    """A score's interval, as "57.0 to 65.3"; empty where it has none."""
-    return f"{_digits(score.low, kind)} to {_digits(score.high, kind)}" if score.interval else ""
 
 
 def counted(n: int, noun: str) -> str:
@@ -227,21 +197,30 @@ def write_report(
     """
     if not runs:
         raise ValueError("expected at least one run, found none")
-    read = tell_apart([read_run(url) for url in runs])
-    if len({r.regression for r in read}) > 1:
-        raise ValueError("expected runs of one task, found " + ", ".join(f"{r.url}: {r.config['task']}" for r in read))
-    measures, output = read[0].measures, Output(Path(out))
+    everything = [read_run(url) for url in runs]
+    if len({r.regression for r in everything}) > 1:
+        raise ValueError("expected runs of one task, found " + ", ".join(f"{r.url}: {r.config['task']}" for r in everything))
+    measures, output = everything[0].measures, Output(Path(out))
+    experiments, left_out = group_runs(everything)
+    shown = (
+        everything
+        if len(everything) <= MANY_RUNS
+        else [replace(e.best, label=e.label, slug=slug_of(e.label)) for e in experiments] or everything
+    )
+    read = tell_apart(shown)
     views = [_view(run, output, thumbnails, max(1, MAX_ATTENTION_FIGURES // len(read))) for run in read]
     recordings = Recordings(media, 1e6 * media_mb)
     clips = [clip_data(a.clip, v.run, a.frames, recordings.of(a.clip.about)) for v in views for a in v.attention]
     page = {
-        "lead": _best_on_validation(read),
+        "lead": best_on_validation(read),
         "views": views,
         "explorer": make_explorer(clips, recordings),
         "measures": measures,
         "modalities": in_modality_order(m for r in read for m in r.modalities),
         "corpora": sorted({str(r.config["corpus"]) for r in read}),
-        "notes": notes_on(read),
+        "notes": notes_on(read) + left_out,
+        "n_runs": len(everything),
+        "experiments": _experiments(experiments, output),
         "headline": output.table(_headline(read)),
         "human": output.table(human) if (human := _human(read)).rows else None,
         "comparison": _comparison(read, output) if len(read) > 1 else None,
@@ -258,19 +237,19 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": show, "interval": show_interval, "counted": counted, "listed": listed}
+    environment.filters |= {
+        "show": show,
+        "interval": show_interval,
+        "spread": show_spread,
+        "counted": counted,
+        "listed": listed,
+    }
     template = environment.get_template("report.html.j2")
     # Rendered twice: the fonts that go into the page hold the characters that are in it, and no others.
     fonts = _fonts(set(template.render(page, fonts={})))
     path = Path(out) / "report.html"
     path.write_text(template.render(page, fonts=fonts), encoding="utf-8", errors="replace")
     return path
-
-
-def _best_on_validation(runs: Sequence[Run]) -> Run:
-    """The run that did best on its validation clips; never picked by test scores."""
-    best = min if runs[0].regression else max
-    return best(runs, key=lambda r: float(r.summary["valid"][r.measures[0].key]))
 
 
 def _view(run: Run, output: Output, thumbnails: Thumbnails | None, max_attention: int) -> View:
@@ -468,6 +447,62 @@ def notes_on(runs: Sequence[Run]) -> list[str]:
     if len({frozenset(c["clip_id"] for c in run.clips) for run in runs}) > 1:
         notes.append("The runs were tested on different clips: their scores can't be compared directly.")
     return notes
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """Figures over runs: folds pooled, seeds averaged. paper: those of the paper's tables that ours are rows of."""
+
+    scores: Table
+    comparison: Picture
+    paper: list[Table]
+    differences: Table | None
+    emotions: Table | None
+    calibration: Table | None
+    reliability: Picture | None
+    n_runs: int
+    drawn: int
+
+
+def _experiments(experiments: Sequence[Experiment], output: Output) -> Experiments | None:
+    """None where no experiment has several runs, and none is a row of the paper's tables."""
+    paper = [table for of in PAPER_TABLES for table, ours in [paper_table(of, experiments)] if ours]
+    if not paper and all(len(e.runs) == 1 for e in experiments):
+        return None
+    measure = experiments[0].measures[0]
+    calibration = calibration_table(experiments)
+    curves = {e.label: c.curves() for e in experiments if (c := e.calibration)}
+    drawn = dict(list(curves.items())[:MAX_RELIABILITY])
+    differences = differences_table(experiments, measure)
+    regression = experiments[0].pooled.regression
+    return Experiments(
+        scores=output.table(variants_table(experiments), latex=True),
+        comparison=output.picture(
+            "experiments",
+            f"{measure.name} of each experiment, mean over seeds with its 95 % interval, and each seed",
+            partial(
+                figures.draw_comparison,
+                [e.label for e in experiments],
+                [e.estimates[measure.key][:3] for e in experiments],
+                [naive if (naive := e.baseline("naive", measure.key)) is not None else math.nan for e in experiments],
+                measure,
+                seeds=[seed_scores(e.pooled, measure.key) for e in experiments],
+            ),
+        ),
+        paper=[output.table(t, latex=True) for t in paper],
+        differences=differences and output.table(differences, latex=True),
+        emotions=output.table(emotions_table(experiments), latex=True) if regression else None,
+        calibration=output.table(calibration, latex=True) if calibration.rows else None,
+        reliability=output.picture(
+            "reliability",
+            f"Accuracy by confidence of {listed(list(drawn))}, before and after temperature scaling",
+            partial(figures.draw_reliability, drawn),
+        )
+        if drawn
+        else None,
+        n_runs=sum(len(e.runs) for e in experiments),
+        drawn=len(drawn),
+    )
 
 
 def _unusable(runs: Sequence[Run], output: Output) -> list[Unusable]:

@@ -81,8 +81,8 @@ RESAMPLED_SPEAKERS, RESAMPLED_CLIPS, EXACT = "resampled speakers", "resampled cl
 
 @dataclass(frozen=True)
 class Run:
-    """One RUN folder. clips: the rows of predictions.parquet whose split is "test"; the last four: its Parquet files' rows, and
-    none of ablation.parquet, which jobs.ablate makes, where there is no such file.
+    """One RUN folder. clips, valid: the rows of predictions.parquet whose split is "test", and "valid"; those between: its
+    other Parquet files' rows, and none of ablation.parquet, which jobs.ablate makes, where there is no such file.
 
     slug is unique among the runs of one report and safe in file names; label is for people.
     """
@@ -98,6 +98,7 @@ class Run:
     unusable: list[dict[str, Any]]
     examples: list[dict[str, Any]]
     ablation: list[dict[str, Any]]
+    valid: list[dict[str, Any]]
 
     @property
     def regression(self) -> bool:
@@ -181,6 +182,25 @@ KEYS = {
 }
 
 
+def find_runs(url: str) -> tuple[list[str], list[str]]:
+    """The finished runs in a folder, at any depth below it, or the folder itself where it is a run; and the unfinished ones.
+    A run is a folder with config.json, and finished with summary.json. Both sorted; both empty where there is none."""
+    folder = RunFolder(url)
+    folder.fs.invalidate_cache()
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for path, folders, files in folder.fs.walk(folder.path):
+        if "config.json" in files:
+            below = str(path).rstrip("/")[len(folder.path) :]
+            found["summary.json" in files].append(folder.url + below)
+            folders.clear()  # no run lies in a run: its checkpoints need no listing
+    return sorted(found[True]), sorted(found[False])
+
+
+def slug_of(name: str) -> str:
+    """The name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
+
+
 def read_run(url: str | Path) -> Run:
     """Read a finished run from a path or fsspec URL. Raises ValueError that names the folder and what is missing or wrong."""
     folder = RunFolder(str(url))
@@ -189,13 +209,12 @@ def read_run(url: str | Path) -> Run:
         if missing := [k for k in keys.split() if k not in content]:
             raise ValueError(f"run {folder.url}: {name}: {', '.join(missing)} is missing")
     name = folder.path.rsplit("/", 1)[-1]
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
-    test = [row for row in predictions if row["split"] == "test"]
+    test, valid = ([row for row in predictions if row["split"] == side] for side in ("test", "valid"))
     ablation, made_by = read_ablation(folder)
     if made_by.get("model_id") != summary["model_id"]:
         ablation = []  # of another model than the one that is reported
     label = str(config.get("experiment") or name)
-    return Run(label, slug, folder.url, config, summary, epochs, test, streams, unusable, examples, ablation)
+    return Run(label, slug_of(name), folder.url, config, summary, epochs, test, streams, unusable, examples, ablation, valid)
 
 
 def _read(folder: RunFolder, name: str) -> Any:

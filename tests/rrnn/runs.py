@@ -31,6 +31,9 @@ def make_run(
     clips: int = 24,
     speakers: int = 4,
     skill: float = 0.6,
+    seed: int = 0,
+    fold: int = 0,
+    model: Mapping[str, Any] | None = None,
     answers: Sequence[Mapping[str, Any]] | None = None,
     unusable: Sequence[tuple[str, str, str, str | None]] = (),
     examples: int = 0,
@@ -38,21 +41,30 @@ def make_run(
 ) -> Path:
     """Write a finished run and return its folder.
 
-    answers: rows of predictions.parquet as they are; else made at random, right with a chance that grows with `skill`.
+    answers: rows of predictions.parquet as they are; else made at random, right with a chance that grows with `skill`. Each
+    fold has clips and speakers of its own, whose truth is the same for all seeds. model: changes to the configuration.
     unusable: (clip_id, stream, status, reason). examples: how many clips have attention, each with so many words.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng([seed, fold])
     folder.mkdir(parents=True)
     streams = {name: about for name, about in STREAMS.items() if about[0] in modalities}
     regression = task == "regression"
-    rows = list(answers) if answers is not None else _answers(rng, classes, clips, speakers, skill, regression)
+    rows = list(answers) if answers is not None else _answers(rng, fold, classes, clips, speakers, skill, regression)
     sides = {side: [r for r in rows if r["split"] == side] for side in ("valid", "test")}
     config = {
         "experiment": experiment,
         "task": task,
         "classes": list(classes),
-        "model": {"hidden": 128, "hops": 3, "tied": False, "memory": "mean", "dropout": 0.3},
-        "train": {"seed": 0, "epochs": 30, "batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0001, "patience": 8},
+        "model": {"hidden": 128, "hops": 3, "tied": False, "memory": "mean", "dropout": 0.3, **(model or {})},
+        "train": {
+            "seed": seed,
+            "test_fold": fold,
+            "epochs": 30,
+            "batch_size": 32,
+            "learning_rate": 0.001,
+            "weight_decay": 0.0001,
+            "patience": 8,
+        },
         "streams": [
             {"name": n, "modality": m, "version": "1", "columns": [f"{n}_{i}" for i in range(d)], "frame_shift": shift}
             for n, (m, shift, d) in streams.items()
@@ -139,20 +151,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _answers(
-    rng: np.random.Generator, classes: Sequence[str], clips: int, speakers: int, skill: float, regression: bool
+    rng: np.random.Generator, fold: int, classes: Sequence[str], clips: int, speakers: int, skill: float, regression: bool
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
+    truths = np.random.default_rng(fold)
     for split, n in (("valid", clips // 2), ("test", clips)):
         ease = rng.normal(0, 0.5, speakers)
         for i in range(n):
             speaker = i % speakers
-            clip_id, name = f"{split[0]}{i:04d}_{WORDS[i % len(WORDS)]}", f"{1001 + speaker + 50 * (split == 'valid')}"
+            clip_id = f"{split[0]}{fold * n + i:04d}_{WORDS[i % len(WORDS)]}"
+            name = f"{1001 + fold * speakers + speaker + 500 * (split == 'valid')}"
             if regression:
-                truth = np.where(rng.random(len(classes)) < 0.4, rng.integers(1, 10, len(classes)) / 3, 0.0)
+                truth = np.where(truths.random(len(classes)) < 0.4, truths.integers(1, 10, len(classes)) / 3, 0.0)
                 said = skill * truth + (1 - skill) * 0.4 + rng.normal(0, 0.25, len(classes))
                 rows.append(intensities(clip_id, name, classes, truth.tolist(), said.tolist(), split))
                 continue
-            true = int(rng.integers(len(classes)))
+            true = int(truths.integers(len(classes)))
             logits = rng.normal(0, 1, len(classes))
             logits[true] += 3.2 * skill + ease[speaker]
             logits[(true + 2) % len(classes)] += 0.8

@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from runs import TARGETS, answer, intensities, make_run, write_json
 from rrnn import explorer
 from rrnn.figures import LIGHT, draw_ablation
 from rrnn.report import notes_on, write_report
-from rrnn.results import CLASSIFICATION, FILES, Curve, read_run, tell_apart
+from rrnn.results import CLASSIFICATION, FILES, Curve, find_runs, read_run, tell_apart
 
 # The test clips of the case worked by hand: anger 2 of 2, sadness 1 of 2; speaker a all right, speaker b half.
 BY_HAND = [
@@ -256,6 +257,7 @@ def test_several_runs_side_by_side(tmp_path: Path) -> None:
     streams = {r["Setting"]: r for r in read_csv(out / "tables/settings-streams.csv")}
     assert streams["face"]["audio only"] == ""
     assert "different clips" not in page
+    assert not (out / "tables/experiments.csv").exists(), "one run of each says no more than the scores do"
 
 
 def test_runs_of_one_experiment_are_numbered(tmp_path: Path) -> None:
@@ -279,6 +281,86 @@ def test_regression_run_of_one_modality(tmp_path: Path) -> None:
     assert "Its absolute error, summed over 2 emotions, is 0.850 (95 % interval 0.200 to 1.500)." in page
     assert "undefined" in page
     assert {p.name for p in (out / "figures").glob("scatter*")} == {"scatter-run.png"}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two experiments of two seeds and two folds; the folder of the runs, and of the report on them."""
+    folder = tmp_path_factory.mktemp("grid")
+    for name, skill in (("crema_d_audio", 0.3), ("crema_d_gca", 0.7)):
+        for seed in (0, 1):
+            for fold in (0, 1):
+                make_run(
+                    folder / f"runs/{name}/{seed}/{fold}",
+                    experiment=name,
+                    corpus="crema_d",
+                    skill=skill + (0.05 if (seed, fold) == (1, 0) else 0),
+                    seed=seed,
+                    fold=fold,
+                )
+    finished, _ = find_runs(str(folder / "runs"))
+    return folder / "runs", write_report(finished, folder / "out").parent
+
+
+def test_many_runs_are_grouped(grid: tuple[Path, Path]) -> None:
+    runs, out = grid
+    page = Page(out / "report.html")
+    assert "8 runs of 2 experiments. What they say together comes first" in page.words
+    assert "Best of these, and so leading here, is that of crema_d_gca with seed 1 and test fold 0." in page.words
+    names = {p.stem for p in (out / "figures").iterdir()}
+    assert names >= {"experiments", "reliability", "confusion-1-crema-d-audio", "confusion-2-crema-d-gca"}
+    assert sum(n.startswith("confusion") for n in names) == 2, "one run of each experiment is shown"
+    for name in ("experiments", "differences", "calibration", "paper-1-crema-d"):
+        assert (out / f"tables/{name}.csv").exists()
+        assert (out / f"tables/{name}.tex").read_text().startswith(r"\begin{table}")
+    row = {r["Experiment"]: r for r in read_csv(out / "tables/experiments.csv")}["crema_d_gca"]
+    read = {(s, f): read_run(runs / f"crema_d_gca/{s}/{f}") for s in (0, 1) for f in (0, 1)}
+    right = {k: (r.values.argmax(1) == r.truth).mean() for k, r in read.items()}
+    assert float(row["Accuracy"]) == pytest.approx(np.mean(list(right.values()))), "folds are of the same size here"
+    of_seeds = [np.mean([right[s, f] for f in (0, 1)]) for s in (0, 1)]
+    assert float(row["Accuracy_sd_seeds"]) == pytest.approx(np.std(of_seeds, ddof=1))
+    assert (row["Seeds"], row["Folds"], row["Test clips"], row["Speakers"]) == ("2", "2", "48", "8")
+    ours = {r["Ours"]: r for r in read_csv(out / "tables/paper-1-crema-d.csv")}
+    assert (ours["crema_d_gca"]["Accuracy"], ours["crema_d_gca"]["Ours: Accuracy"]) == ("0.65", row["Accuracy"])
+
+
+def test_few_runs_are_shown_one_by_one_too(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"{s}", task="regression", classes=TARGETS, modalities=["text"], experiment="e", seed=s)
+        for s in (0, 1)
+    ]
+    out = write_report(runs, tmp_path / "out").parent
+    assert {p.stem for p in (out / "figures").glob("scatter*")} == {"scatter-1-0", "scatter-2-1"}
+    page = Page(out / "report.html").words
+    assert "2 runs of 1 experiment. Runs that differ" in page
+    assert "Calibration" not in page, "intensities are not probabilities"
+    assert [r["Emotion"] for r in read_csv(out / "tables/emotions.csv")] == list(TARGETS)
+
+
+def test_runs_that_overlap_are_said_not_pooled(tmp_path: Path) -> None:
+    out = write_report([make_run(tmp_path / n, experiment="e") for n in ("x", "y")], tmp_path / "out").parent
+    page = Page(out / "report.html").words
+    assert "e is left out of what is said of experiments: clip 't0000_I' was tested twice with seed 0" in page
+    assert not (out / "tables/experiments.csv").exists()
+    assert len(read_csv(out / "tables/scores.csv")) == 2
+
+
+@pytest.mark.parametrize("protocol", ["", "memory:/"])
+def test_runs_are_found_in_folders(tmp_path: Path, protocol: str) -> None:
+    root = f"{protocol}{tmp_path}"
+    fs, path = fsspec.core.url_to_fs(root)
+    files = ["a/config.json", "a/summary.json", "b/c/config.json", "b/c/summary.json", "b/d/config.json", "other/summary.json"]
+    for name in [*files, "a/checkpoints/x/config.json", "a/checkpoints/x/summary.json"]:
+        fs.pipe_file(f"{path}/{name}", b"{}") if protocol else write_json(_made(tmp_path / name), {})
+    assert find_runs(f"{root}/") == ([f"{root}/a", f"{root}/b/c"], [f"{root}/b/d"])
+    assert find_runs(f"{root}/a") == ([f"{root}/a"], [])
+    assert find_runs(f"{root}/b/d") == ([], [f"{root}/b/d"])
+    assert find_runs(f"{root}/nowhere") == ([], [])
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_nothing_unusable_is_said(by_hand: Path) -> None:
