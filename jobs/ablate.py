@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from jobs._cli import absolute, app, console, progress, user_errors
 from rrnn.ablation import LEVELS, ablate, read_ablation, write_ablation
 from rrnn.data import ClipSet, open_store, read_shard
-from rrnn.results import CLASSIFICATION, REGRESSION, curves_of, in_modality_order
+from rrnn.results import CLASSIFICATION, CLOSED, REGRESSION, curves_of, in_modality_order
 from rrnn.run import RunFolder, load_model
 from rrnn.targets import make_objective, make_targets
 
@@ -25,6 +25,8 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
     """The rows of one run, read where they are already there for these levels and repeats; otherwise made and written."""
     run = RunFolder(url)
     model, card, model_id = load_model(url)
+    if run.exists("summary.json") and run.read_json("summary.json")["test"] is None:
+        raise ValueError(f"{url}: {CLOSED}")
     config = run.read_json("config.json")
     asked = {"model_id": model_id, "levels": list(levels), "repeats": repeats}
     rows, made_by = read_ablation(run)

@@ -30,6 +30,7 @@ from pipeline.on_ray import cluster_cpus, quiet_data_context, ray_started
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
+from rrnn.results import CLOSED
 from rrnn.run import RunFolder
 from rrnn.train import CHECKPOINT_SECONDS, Workers, divide, keep_freed_memory, train
 
@@ -95,6 +96,8 @@ def train_worker(loop: dict[str, Any]) -> None:
                 checkpoint=Path(folder) if folder else None,
                 command=loop["command"],
                 checkpoint_seconds=loop["checkpoint_seconds"],
+                test=loop.get("test", True),
+                stop=loop.get("stop"),
             )
 
 
@@ -148,8 +151,11 @@ def run_training(job: TrainJob) -> dict[str, Any]:
     store = open_store(job.store, job.config.streams, job.config.modalities)
     _check_same(run, job, store)
     if run.exists("summary.json"):
+        summary = run.read_json("summary.json")
+        if summary["test"] is None:
+            raise ValueError(f"{job.out}: {CLOSED}: choose another --out")
         console.print(f"{job.out} is finished: nothing to train")
-        return run.read_json("summary.json")
+        return summary
     console.print(f"training on {', '.join(store.streams)} of {job.store} ({len(store.shards)} shards), {job.workers} workers")
     began = time.perf_counter()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check; 2 by default

@@ -228,8 +228,14 @@ def write_report(
         "unusable": _unusable(read, output),
         "settings": [output.table(t) for t in _settings(read)],
         "EXACT": EXACT,
-        "themes": (figures.LIGHT, figures.DARK),
     }
+    path = Path(out) / "report.html"
+    render_page("report.html.j2", page, path)
+    return path
+
+
+def render_page(template: str, values: dict[str, Any], to: Path) -> None:
+    """Write a self-contained page from one of the templates beside this file; text in values is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -244,12 +250,10 @@ def write_report(
         "counted": counted,
         "listed": listed,
     }
-    template = environment.get_template("report.html.j2")
+    page, themes = environment.get_template(template), (figures.LIGHT, figures.DARK)
     # Rendered twice: the fonts that go into the page hold the characters that are in it, and no others.
-    fonts = _fonts(set(template.render(page, fonts={})))
-    path = Path(out) / "report.html"
-    path.write_text(template.render(page, fonts=fonts), encoding="utf-8", errors="replace")
-    return path
+    fonts = _fonts(set(page.render(values, themes=themes, fonts={})))
+    to.write_text(page.render(values, themes=themes, fonts=fonts), encoding="utf-8", errors="replace")
 
 
 def _view(run: Run, output: Output, thumbnails: Thumbnails | None, max_attention: int) -> View:

@@ -181,6 +181,11 @@ KEYS = {
     "summary.json": "best_epoch epochs model_id seconds test valid naive",
 }
 
+CLOSED = (
+    "its test set is closed. It is a trial of a sweep, which tests its winner alone; what all trials did on the validation "
+    "clips is on the sweep's own page"
+)
+
 
 def find_runs(url: str) -> tuple[list[str], list[str]]:
     """The finished runs in a folder, at any depth below it, or the folder itself where it is a run; and the unfinished ones.
@@ -204,6 +209,8 @@ def slug_of(name: str) -> str:
 def read_run(url: str | Path) -> Run:
     """Read a finished run from a path or fsspec URL. Raises ValueError that names the folder and what is missing or wrong."""
     folder = RunFolder(str(url))
+    if _read(folder, "summary.json").get("test", {}) is None:
+        raise ValueError(f"run {folder.url}: {CLOSED}")
     summary, config, epochs, predictions, streams, unusable, examples = (_read(folder, name) for name in FILES)
     for (name, keys), content in zip(KEYS.items(), (config, summary), strict=True):
         if missing := [k for k in keys.split() if k not in content]:

@@ -8,6 +8,8 @@ predictions.parquet    validation and test clips, with every class's probability
 streams.parquet, unusable.parquet    what became of the clips in each stream
 examples.parquet       attention and gates of a few test clips
 summary.json           written last: the run is finished
+
+A run whose test set is closed (a trial of a sweep) has no examples, no test predictions, and in its summary "test": null.
 """
 
 from __future__ import annotations

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 
 from rrnn import metrics
 from rrnn.baseline import statistics_baseline
-from rrnn.config import Config
+from rrnn.config import Config, config_from_dict
 from rrnn.data import ClipSet, Preparation, StoreIndex, collate, evaluation_batches, length_batches, read_times
 from rrnn.frames import real_frames
 from rrnn.model import Batch, Model, Naive
 from rrnn.predict import apply_link, explain
-from rrnn.run import ModelCard, RunFolder, code_version, package_versions, save_model
+from rrnn.run import ModelCard, RunFolder, code_version, load_model, load_preparation, package_versions, save_model
 from rrnn.splits import SIDES, Split, split_clips
 from rrnn.targets import IntArray, Objective, Targets, make_objective, make_targets
 
@@ -67,7 +67,13 @@ class State:
     best_epoch: int = 0
     best_loss: float = float("inf")
     seconds: float = 0.0
+    stopped: bool = False
+    """By `stop`, before its patience or its epochs were out."""
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Diverged(RuntimeError):
+    """The validation loss was never a number."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,9 @@ class Workers:
 Report = Callable[[dict[str, Any], Path | None], None]
 """Called by every worker, now and then after an epoch, with its figures and, on rank 0, a folder that holds a checkpoint."""
 
+Stop = Callable[[list[dict[str, Any]]], bool]
+"""Called by the first worker after every epoch, with the lines of metrics.jsonl so far: whether to train no longer."""
+
 
 def train(
     config: Config,
@@ -105,11 +114,15 @@ def train(
     checkpoint: Path | None = None,
     command: str | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    test: bool = True,
+    stop: Stop | None = None,
 ) -> None:
     """Train, keep the best epoch by validation loss, test it once, and write the run.
 
     scratch: a folder of this worker's own for checkpoints on their way out. checkpoint: a folder to resume from. command: what
-    would make this run again, for the record. checkpoint_seconds: how often to save and report; 0 means every epoch.
+    would make this run again, for the record. checkpoint_seconds: how often to save and report; 0 means every epoch. test:
+    False leaves the test set closed: nothing is predicted, computed or written of it, the summary says "test": null, and
+    open_test() can complete the run. Raises Diverged where the validation loss was never a number.
     """
     run = RunFolder(out)
     objective, split = divide(clips, config)
@@ -143,7 +156,7 @@ def train(
 
     reported = time.monotonic()
     trainer = _Trainer(config, clips, objective, split, model, optimiser, workers)
-    while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience:
+    while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience and not state.stopped:
         began = time.perf_counter()
         state.epoch += 1
         train_loss = trainer.epoch(state.epoch)
@@ -165,6 +178,8 @@ def train(
         state.history.append(line)
         if workers.rank == 0:
             run.write("metrics.jsonl", "".join(json.dumps(h) + "\n" for h in state.history).encode())
+        if stop is not None:
+            state.stopped = workers.agree(workers.rank == 0 and stop(state.history))
         if workers.agree(time.monotonic() - reported >= checkpoint_seconds):
             folder = None
             if workers.rank == 0:
@@ -173,12 +188,36 @@ def train(
             reported = time.monotonic()
 
     if not state.best_epoch:
-        raise RuntimeError("the validation loss was never a number: training diverged; lower train.learning_rate")
+        raise Diverged("the validation loss was never a number: training diverged; lower train.learning_rate")
     model.load_state_dict(best)
-    outputs = {side: trainer.predict(split.side(side)) for side in ("valid", "test")}
+    outputs = {side: trainer.predict(split.side(side)) for side in (("valid", "test") if test else ("valid",))}
     if workers.rank == 0:
-        model_id = save_model(run, card, _weights(model), preparation.normaliser)
-        _write_results(run, card, store, clips, objective, split, model, outputs, state, model_id, preparation)
+        about = {
+            "model_id": save_model(run, card, _weights(model), preparation.normaliser),
+            "best_epoch": state.best_epoch,
+            "epochs": state.epoch,
+            "seconds": state.seconds,
+            "stopped": state.stopped,
+        }
+        _write_results(run, card, store, clips, objective, split, model, outputs, about, preparation)
+
+
+def open_test(url: str, store: StoreIndex, clips: ClipSet) -> dict[str, Any]:
+    """Test a run that was trained with its test set closed, as train() would have; returns its summary, which is then that of
+    any run. Raises ValueError where it was tested already, or trained on other clips."""
+    run = RunFolder(url)
+    about, then = run.read_json("summary.json"), run.read_json("config.json")
+    if about.pop("test") is not None:
+        raise ValueError(f"{url} was tested already")
+    if clips.digest() != then["data_digest"]:
+        raise ValueError(f"{url} was trained on other data than {store.url} holds now: expected {then['data_digest']}")
+    config = config_from_dict({part: then[part] for part in ("model", "train")})
+    objective, split = divide(clips, config)
+    model, card, _ = load_model(url)
+    clips.prepare(card.normalise, card.corpus, card.pool)
+    outputs = {s: predict_clips(model, clips, split.side(s), config.train.batch_size, Workers()) for s in ("valid", "test")}
+    _write_results(run, card, store, clips, objective, split, model, outputs, about, load_preparation(url, card))
+    return run.read_json("summary.json")
 
 
 class _Trainer:
@@ -197,8 +236,7 @@ class _Trainer:
         self.config, self.clips, self.objective, self.split = config.train, clips, objective, split
         self.model, self.optimiser, self.workers = model, optimiser, workers
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(model) if workers.count > 1 else model
-        self.columns = {s: len(model.standardise[s].mean) for s in model.streams}  # type: ignore[arg-type]
-        self.cost = np.sum([clips.lengths[s] for s in model.streams], axis=0)
+        self.cost = _cost(model, clips)
 
     def epoch(self, number: int) -> float:
         """One pass over the training clips; the mean loss."""
@@ -212,7 +250,8 @@ class _Trainer:
             share = 1.0
             if not len(mine):  # a last batch of fewer clips than workers: all must take part in the step
                 mine, share = self.split.train[batch[:1]], 0.0
-            inputs, target = self._batch(mine)
+            inputs = _batch(self.model, self.clips, mine).to(self.workers.device)
+            target = torch.from_numpy(self.objective.targets.learned[mine]).to(self.workers.device)
             if self.config.stream_dropout:
                 inputs = Batch(inputs.values, drop_streams(inputs.lengths, self.config.stream_dropout))
             if self.config.mixup:
@@ -229,25 +268,36 @@ class _Trainer:
         return float(self.workers.total(total)) / len(self.split.train)
 
     def predict(self, indices: IntArray) -> npt.NDArray[np.float64]:
-        """Outputs (logits or intensities) of the given clips, (n, C), the same on every worker."""
-        self.model.eval()
-        outputs = torch.zeros(len(indices), self.model.outputs, dtype=torch.float64, device=self.workers.device)
-        with torch.inference_mode():
-            for j, rows in enumerate(evaluation_batches(self.cost[indices], self.config.batch_size)):
-                if j % self.workers.count == self.workers.rank:
-                    inputs, _ = self._batch(indices[rows])
-                    outputs[torch.from_numpy(rows)] = self.model(inputs).prediction.double()
-        return self.workers.total(outputs).cpu().numpy()
+        return predict_clips(self.model, self.clips, indices, self.config.batch_size, self.workers)
 
     def evaluate(self, indices: IntArray) -> dict[str, float]:
         outputs = self.predict(indices)
         values = apply_link(self.objective.link, outputs)
         return {"loss": self.objective.mean_loss(indices, outputs), **self.objective.score(indices, values)}
 
-    def _batch(self, indices: IntArray) -> tuple[Batch, Tensor]:
-        batch = collate([{s: self.clips.values(s, i) for s in self.columns} for i in indices], self.columns)
-        target = torch.from_numpy(self.objective.targets.learned[indices])
-        return batch.to(self.workers.device), target.to(self.workers.device)
+
+def predict_clips(
+    model: Model, clips: ClipSet, indices: IntArray, batch_size: int, workers: Workers
+) -> npt.NDArray[np.float64]:
+    """Outputs (logits or intensities) of the given clips, (n, C), the same on every worker."""
+    model.eval()
+    outputs = torch.zeros(len(indices), model.outputs, dtype=torch.float64, device=workers.device)
+    with torch.inference_mode():
+        for j, rows in enumerate(evaluation_batches(_cost(model, clips)[indices], batch_size)):
+            if j % workers.count == workers.rank:
+                inputs = _batch(model, clips, indices[rows]).to(workers.device)
+                outputs[torch.from_numpy(rows)] = model(inputs).prediction.double()
+    return workers.total(outputs).cpu().numpy()
+
+
+def _cost(model: Model, clips: ClipSet) -> npt.NDArray[np.int64]:
+    """(n,) frames of each clip, over the model's streams."""
+    return np.asarray(np.sum([clips.lengths[s] for s in model.streams], axis=0))
+
+
+def _batch(model: Model, clips: ClipSet, indices: IntArray) -> Batch:
+    columns = {s: len(model.standardise[s].mean) for s in model.streams}  # type: ignore[arg-type]
+    return collate([{s: clips.values(s, i) for s in columns} for i in indices], columns)
 
 
 def mix(batch: Batch, target_BC: Tensor, alpha: float) -> tuple[Batch, Tensor]:
@@ -390,34 +440,25 @@ def _write_results(
     split: Split,
     model: Model,
     outputs: dict[str, npt.NDArray[np.float64]],
-    state: State,
-    model_id: str,
+    about: dict[str, Any],
     preparation: Preparation,
 ) -> None:
+    """outputs: of the validation clips, and of the test clips where these are open. about: the summary's first keys."""
     targets = objective.targets
-    naive = np.tile(objective.constant(split.train), (len(split.test), 1))
-    rows = [
-        row
-        for side in ("valid", "test")
-        for row in _prediction_rows(clips, targets, card, side, split.side(side), outputs[side])
-    ]
+    rows = [row for side, of in outputs.items() for row in _prediction_rows(clips, targets, card, side, split.side(side), of)]
     run.write_table("predictions.parquet", pa.Table.from_pylist(rows))
     _write_outcomes(run, store, clips)
-    _write_examples(run, card, store, clips, targets, split, model, preparation)
-    run.write_json(
-        "summary.json",
-        {
-            "model_id": model_id,
-            "best_epoch": state.best_epoch,
-            "epochs": state.epoch,
-            "seconds": state.seconds,
-            "valid": objective.score(split.valid, apply_link(card.link, outputs["valid"])),
-            "test": objective.score(split.test, apply_link(card.link, outputs["test"])),
+    scores = {side: objective.score(split.side(side), apply_link(card.link, of)) for side, of in outputs.items()}
+    summary = {**about, "valid": scores["valid"], "test": scores.get("test")}
+    if "test" in outputs:
+        _write_examples(run, card, store, clips, targets, split, model, preparation)
+        naive = np.tile(objective.constant(split.train), (len(split.test), 1))
+        summary |= {
             "naive": objective.score(split.test, apply_link(card.link, naive)),
             "statistics": statistics_baseline(clips, objective, split),
             "human": human_figures(clips, targets, split.test),
-        },
-    )
+        }
+    run.write_json("summary.json", summary)
 
 
 def human_figures(clips: ClipSet, targets: Targets, indices: IntArray) -> dict[str, dict[str, float]]:
