@@ -61,12 +61,9 @@ def test_scores_are_those_of_the_run_for_its_speakers_and_say_whose_statistics_t
         "nobody": "all clips of the training (no speaker is known)",
     }
 
-    # One clip of a known speaker is enough, and is scored as among the others; alone, it is its own statistics.
+    # Alone, a clip is its own statistics.
     alone = tmp_path / "alone.csv"
     alone.write_text(f"clip_id,path,speaker\nanna-1.wav,{tmp_path / 'new/anna-1.wav'},anna\n")
-    run("score", tmp_path / "run", alone, "--out", tmp_path / "one")
-    (row,) = pl.read_parquet(tmp_path / "one/scores/*.parquet").to_dicts()
-    assert row["p_angry"] == pytest.approx(scores["anna-1.wav"]["p_angry"], abs=1e-5)
     run("score", tmp_path / "run", alone, "--out", tmp_path / "own", "--own-statistics")
     (row,) = pl.read_parquet(tmp_path / "own/scores/*.parquet").to_dicts()
     assert row["normalised_by"] == "the speaker's 1 clips here"
