@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csd_files import write_csd
 
 from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
+from pipeline.corpora.cmu_mosei import standard_folds
 from pipeline.corpora.reading import read_corpus
 from rrnn.config import TrainConfig
 from rrnn.splits import SIDES, split_clips
@@ -224,3 +226,15 @@ def test_a_clip_id_that_comes_twice_is_told(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("clip_id,path\nx,a.wav\nx,b.wav\ny,c.wav\n")
     _, (problem,) = read_corpus(open_corpus("folder"), str(tmp_path))
     assert problem == Problem("broken", "x", "the clip id comes 2 times: expected one clip")
+
+
+def test_videos_of_mosei_are_on_the_sides_of_its_standard_division_and_strangers_on_none(tmp_path: Path) -> None:
+    ids = [video for videos in standard_folds().values() for video in list(videos)[:5]] + ["in_no_fold"]
+    times = np.array([[0.0, 2.0], [2.0, 5.0], [4.0, 6.0]])
+    write_csd(tmp_path / "CMU_MOSEI_Labels.csd", "All Labels", {video: (times, np.ones((3, 7))) for video in ids})
+    clips, _ = read_corpus(open_corpus("cmu_mosei"), str(tmp_path))
+    columns = [c.clip_id for c in clips], [c.speaker for c in clips], [c.fold for c in clips]
+    split = split_clips(*columns, np.ones(len(clips), bool), TrainConfig())
+    on = {side: {clips[i].speaker for i in split.side(side)} for side in SIDES}
+    assert on == {side: set(list(videos)[:5]) for side, videos in standard_folds().items()}
+    assert "(3 clips in no fold are on no side)" in split.how
