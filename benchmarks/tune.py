@@ -72,7 +72,7 @@ def on_tune(settings: Settings, n: int, processes: int, out: Path) -> tuple[floa
     began = time.perf_counter()
     with ray_started(num_cpus=processes):
         started = time.perf_counter()
-        run_sweep(settings, TuneJob(str(out), n, test=False), None)
+        run_sweep(settings, TuneJob(str(out), n, test=False))
         ended = time.perf_counter()
     return ended - began, ended - started
 

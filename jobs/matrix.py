@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 import typer
@@ -21,12 +20,13 @@ from jobs._cli import absolute, app, console, overrides, progress, user_errors
 from jobs.train import load_clips
 from pipeline.on_ray import map_units, ray_started
 from rrnn.config import Config, config_from_dict, merge
-from rrnn.data import ClipSet, StoreIndex, open_store
+from rrnn.data import ClipSet, open_store
 from rrnn.experiments import EXPERIMENTS, experiment
+from rrnn.results import read_run
 from rrnn.run import RunFolder
-from rrnn.splits import number_of_folds
-from rrnn.targets import make_targets
-from rrnn.train import Workers, keep_freed_memory, train
+from rrnn.statistics import deviation, seed_scores
+from rrnn.tables import group_runs
+from rrnn.train import Workers, divide, keep_freed_memory, train
 
 
 @dataclass(frozen=True)
@@ -83,91 +83,60 @@ class MatrixWorker:
         return {**unit, "seconds": time.perf_counter() - began}
 
 
-def folds_of(config: MatrixConfig, clips: ClipSet) -> dict[str, list[int]]:
-    """The test folds of each row."""
-    targets = make_targets(clips)
-    found = {}
-    for row in config.rows:
-        chosen = config.config(row, 0, 0).train
-        n = number_of_folds(clips.ids, clips.speakers, clips.folds, clips.usable() & targets.labelled, chosen)
-        found[row] = list(range(n)) if config.folds is None else [k for k in config.folds if k < n]
-    return found
-
-
 def run_matrix(config: MatrixConfig) -> None:
-    """Do the runs that are not there yet. A run that is there was made by the same configuration, or the job stops."""
+    """Do the runs that are not there yet. A run that is there was made by the same configuration on the same data, or the job
+    stops."""
     rows = {row: config.config(row, 0, 0) for row in config.rows}
     indices = {row: open_store(config.store, of.streams, of.modalities) for row, of in rows.items()}
-    whole = StoreIndex(
-        indices[config.rows[0]].url,
-        indices[config.rows[0]].corpus,
-        indices[config.rows[0]].shards,
-        {s: about for index in indices.values() for s, about in index.streams.items()},
-    )
+    streams = {s: about for index in indices.values() for s, about in index.streams.items()}
     with ray_started():
-        blocks = load_clips(whole)
-        clips = ClipSet(ray.get(blocks), list(whole.streams))
-        folds = folds_of(config, clips)
-        del clips
+        blocks = load_clips(replace(indices[config.rows[0]], streams=streams))
+        tables = ray.get(blocks)
+        digests, folds = {}, {}
+        for row, index in indices.items():
+            clips = ClipSet(tables, list(index.streams))
+            digests[row] = clips.digest()
+            n = divide(clips, rows[row])[1].folds
+            folds[row] = list(range(n)) if config.folds is None else [k for k in config.folds if k < n]
         units: list[dict[str, Any]] = [
             {"row": row, "fold": fold, "seed": seed}
             for seed in range(config.seeds)  # all rows fill alike, however far it comes
             for row in config.rows
             for fold in folds[row]
         ]
-        todo = [unit for unit in units if not finished(config, **unit)]
+        todo = [unit for unit in units if not finished(config, digests[unit["row"]], **unit)]
         console.print(f"{len(units)} runs: {len(units) - len(todo)} done, {len(todo)} to do")
         with progress(len(units), "runs", len(units) - len(todo)) as advance:
             for done in map_units(MatrixWorker, {"config": config, "blocks": blocks}, todo):
                 advance(1, f"({done['row']}, fold {done['fold']}, seed {done['seed']}: {done['seconds']:.0f} s)")
-    console.print(matrix_table(config, folds))
+    console.print(matrix_table([config.folder(**unit) for unit in units]))
 
 
-def finished(config: MatrixConfig, row: str, fold: int, seed: int) -> bool:
-    """Whether a run is there. Raises ValueError where it is of another configuration."""
+def finished(config: MatrixConfig, data_digest: str, row: str, fold: int, seed: int) -> bool:
+    """Whether a run is there. Raises ValueError where it is of another configuration, or of other data."""
     run = RunFolder(config.folder(row, fold, seed))
     if not run.exists("summary.json"):
         return False
     then = run.read_json("config.json")
-    now = json.loads(json.dumps(config.config(row, fold, seed).to_dict()))
-    if different := [
-        key for key in ("model", "train", "streams_asked", "modalities") if key in now and then.get(key) != now[key]
-    ]:
+    now = json.loads(json.dumps(config.config(row, fold, seed).to_dict())) | {"data_digest": data_digest}
+    if different := [key for key in ("model", "train", "modalities", "data_digest") if then.get(key) != now[key]]:
         raise ValueError(f"{run.url} was made with another {' and '.join(different)}: choose another --label or --out")
     return True
 
 
-def matrix_table(config: MatrixConfig, folds: dict[str, list[int]]) -> Table:
-    """Accuracy (or summed squared error) of each row over all of its test clips, mean and deviation over the seeds."""
-    table = Table("experiment", "runs", "mean", "sd over seeds", "naive", "linear model of averages", box=None, pad_edge=False)
-    for row in config.rows:
-        by_seed, naive, linear, n = [], [], [], 0
-        for seed in range(config.seeds):
-            scores = []
-            for fold in folds[row]:
-                run = RunFolder(config.folder(row, fold, seed))
-                if not run.exists("summary.json"):
-                    continue
-                summary = run.read_json("summary.json")
-                key = "accuracy" if "accuracy" in summary["test"] else "mse"
-                test = pq.read_table(pa.BufferReader(run.read("predictions.parquet")), columns=["split"])
-                clips = test["split"].to_pylist().count("test")
-                scores.append((summary["test"][key], clips))
-                naive.append((summary["naive"][key], clips))
-                linear.append((summary["statistics"].get(key, np.nan), clips))
-            n += len(scores)
-            if len(scores) == len(folds[row]):
-                by_seed.append(_weighted(scores))
-        if n:
-            spread = f"{np.std(by_seed, ddof=1):.4f}" if len(by_seed) > 1 else ""
-            mean = f"{np.mean(by_seed):.4f}" if by_seed else ""
-            table.add_row(row + config.label, str(n), mean, spread, f"{_weighted(naive):.4f}", f"{_weighted(linear):.4f}")
+def matrix_table(runs: Sequence[str]) -> Table:
+    """The first measure of each experiment over all of its test clips, mean and deviation over the seeds; a seed that lacks a
+    fold does not count."""
+    experiments, notes = group_runs([read_run(url) for url in runs])
+    measure = experiments[0].measures[0]
+    columns = "experiment", "seeds", "folds", measure.name, "sd over seeds", "naive", "linear model of averages"
+    table = Table(*columns, box=None, pad_edge=False, caption="\n".join(notes) or None)
+    for e in experiments:
+        scores = seed_scores(e.pooled, measure.key)
+        figures = float(scores.mean()), deviation(scores), *(e.baseline(of, measure.key) for of in ("naive", "statistics"))
+        shown = ["" if x is None or math.isnan(x) else f"{x:.4f}" for x in figures]
+        table.add_row(e.label, str(len(scores)), str(e.n_folds), *shown)
     return table
-
-
-def _weighted(scores: list[tuple[float, int]]) -> float:
-    values, clips = np.array(scores, np.float64).T
-    return float((values * clips).sum() / clips.sum())
 
 
 @user_errors

@@ -215,8 +215,7 @@ class _Progress(tune.Callback):  # type: ignore[misc]
 
     def _say(self, number: int) -> None:
         self.said = time.monotonic()
-        self.sweep.record(self.n)
-        trials = self.sweep.trials(self.n)
+        trials = self.sweep.record(self.n)
         best = winner(self.settings, trials)
         so_far = f"best {best.name} {_figure(self.settings, best)}" if best else "none has a figure yet"
         over = sum(t.over for t in trials)
@@ -252,18 +251,19 @@ def trial_table(settings: Settings, trials: Sequence[Trial]) -> Table:
     return table
 
 
-def run_sweep(settings: Settings, job: TuneJob, streams: Sequence[str] | None) -> list[Trial]:
+def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
     """Train the trials that are not over, and test the winner. Returns the trials."""
     job = replace(job, out=absolute(job.out))
     sweep, n = Sweep(job.out), job.trials
-    store = open_store(settings.store, streams)
+    base = sweep.config(settings, {})
+    store = open_store(settings.store, base.streams, base.modalities)
     began = time.perf_counter()
     with ray_started():
         at_a_time = _at_a_time(job)
         settings = _settled(settings, sweep, at_a_time)
         blocks = load_clips(store)
         clips = ClipSet(ray.get(blocks), list(store.streams))
-        objective, split = divide(clips, sweep.config(settings, {}))  # what is wrong with the data is an error here
+        objective, split = divide(clips, base)  # what is wrong with the data is an error here
         measures = REGRESSION if objective.targets.task == "regression" else CLASSIFICATION
         if settings.metric not in (known := ["loss", *(m.key for m in measures)]):
             raise ValueError(f"--metric {settings.metric}: not for {objective.targets.task}, expected {', '.join(known)}")
@@ -273,8 +273,7 @@ def run_sweep(settings: Settings, job: TuneJob, streams: Sequence[str] | None) -
         console.print(f"{n} trials of space {settings.space['name']}: {n - len(todo)} are over, {len(todo)} to train")
         if todo:
             _train_trials(sweep, settings, job, store, blocks, todo, at_a_time)
-        sweep.record(n)
-        trials = sweep.trials(n)
+        trials = sweep.record(n)
         console.print(f"  trained in {time.perf_counter() - began:.0f} s")
         if left := [t for t in trials if t.choices is not None and not t.over]:
             raise RuntimeError(
@@ -423,7 +422,7 @@ def main(
     if dry_run:
         console.print_json(json.dumps({**asdict(settings), **asdict(job)}))
         return
-    found = run_sweep(settings, job, chosen.base.streams)
+    found = run_sweep(settings, job)
     console.print(trial_table(settings, found))
     console.print(about_the_test(settings, Sweep(absolute(out)).openings(), found))
     if "://" not in out:

@@ -18,10 +18,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rrnn.data import ClipSet
-from rrnn.splits import Split
-from rrnn.targets import IntArray, Objective
+from rrnn.splits import SIDES, Split
+from rrnn.targets import UNSEEN, IntArray, Objective
 
-UNSEEN = 1e-12  # probability of a class that no training clip has, as Objective.constant() has it
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 Doubles = npt.NDArray[np.float64]
 
@@ -57,7 +56,7 @@ class _Filled(StandardScaler):  # type: ignore[misc]
 def statistics_baseline(clips: ClipSet, objective: Objective, split: Split) -> dict[str, float]:
     """Its figures on the test clips, as Objective.score() has them, and "strength", the inverse of the chosen penalty. Nothing
     where the training clips are all of one class, or have only soft labels."""
-    sides = {name: indices[objective.targets.scored[indices]] for name, indices in vars(split).items() if name != "how"}
+    sides = {name: split.side(name)[objective.targets.scored[split.side(name)]] for name in SIDES}
     target = {name: objective.targets.values[indices] for name, indices in sides.items()}
     if objective.targets.task == "classification" and len(np.unique(target["train"])) < 2:
         return {}

@@ -106,12 +106,6 @@ class TrainConfig:
     """Of a stream, how many of its frames are averaged into one before anything else: shorter sequences train faster."""
     pool_seconds: float = Field(default=0.0, ge=0.0)
     """The same by time, for streams of a fixed frame shift that `pool` does not name."""
-
-    def pooling(self, frame_shifts: Mapping[str, float | None]) -> dict[str, int]:
-        """How many frames of each stream become one, of the streams' frame shifts in seconds."""
-        by_time = {s: max(1, round(self.pool_seconds / shift)) for s, shift in frame_shifts.items() if shift}
-        return {s: n for s, n in {**by_time, **self.pool}.items() if n > 1}
-
     mixup: float = Field(default=0.0, ge=0.0)
     """Alpha of mixup (Zhang et al. 2018): each clip of a step is mixed with another, targets too, in a share drawn from
     Beta(alpha, alpha). 0 mixes nothing."""
@@ -137,6 +131,11 @@ class TrainConfig:
     """The part that is held out for the test, counted from 0 in sorted order."""
     valid_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the remaining speakers (at least one) that decides when to stop."""
+
+    def pooling(self, frame_shifts: Mapping[str, float | None]) -> dict[str, int]:
+        """How many frames of each stream become one, where more than one do, of the streams' frame shifts in seconds."""
+        by_time = {s: round(self.pool_seconds / shift) for s, shift in frame_shifts.items() if shift}
+        return {s: n for s, n in {**by_time, **self.pool}.items() if n > 1}
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -201,6 +201,7 @@ class ClipSet:
         self._flat: dict[str, list[npt.NDArray[np.float32]]] = {}
         self._offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
         self._preparation = Preparation()
+        self._pooled: dict[tuple[str, int], npt.NDArray[np.float32]] = {}  # small, and asked for once an epoch
         self._groups = [""] * len(self.ids)
         for s in self.streams:
             lists = [t[f"{s}.values"].combine_chunks() for t in tables]
@@ -213,7 +214,12 @@ class ClipSet:
 
     def values(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """Clip i's sequence as a model sees it, (K, F): as it was extracted (a view), or prepared, after prepare()."""
-        return self._preparation(self._groups[i], stream, self.extracted(stream, i))
+        if (stream, i) in self._pooled:
+            return self._pooled[stream, i]
+        x_KF = self._preparation(self._groups[i], stream, self.extracted(stream, i))
+        if stream in self._preparation.pool:
+            self._pooled[stream, i] = x_KF
+        return x_KF
 
     def frames(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """The same, but every frame: normalised, and not pooled."""
@@ -229,6 +235,7 @@ class ClipSet:
                 (self._groups[i], s, self.extracted(s, i)) for i in range(len(self)) for s in self.streams if self.lengths[s][i]
             )
         self._preparation = Preparation(normaliser, pool)
+        self._pooled.clear()
         return self._preparation
 
     def extracted(self, stream: str, i: int) -> npt.NDArray[np.float32]:

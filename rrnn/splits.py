@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +16,18 @@ SIDES = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the clips on each side, and how they were divided, in words."""
+    """Indices of the clips on each side; how they were divided, in words; and how many test folds there are, of which these are
+    one: 1 of a fixed division."""
 
     train: npt.NDArray[np.int64]
     valid: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
     how: str
+    folds: int
 
     def side(self, name: str) -> npt.NDArray[np.int64]:
         indices: npt.NDArray[np.int64] = getattr(self, name)
         return indices
-
-
-class _NoSuchFold(ValueError):
-    pass
 
 
 def split_clips(
@@ -75,6 +72,7 @@ def split_clips(
     if fixed:
         groups = {i: g for i, g in groups.items() if own[i] is not None}
         part_of = {i: str(own[i]) for i in groups}
+        parts = ["test"]
         held_out, how = "test", "the corpus's own split"
         if outside:
             how += f" ({len(outside)} clips in no fold are on no side)"
@@ -82,7 +80,7 @@ def split_clips(
         part_of, how = _parts(groups, own, what, config)
         parts = sorted(set(part_of.values()))
         if config.test_fold >= len(parts):
-            raise _NoSuchFold(f"train.test_fold is {config.test_fold}, but there are {len(parts)} folds, counted from 0")
+            raise ValueError(f"train.test_fold is {config.test_fold}, but there are {len(parts)} folds, counted from 0")
         held_out = parts[config.test_fold]
         how += f"; test: part {held_out}"
     if "valid" in names:
@@ -106,22 +104,7 @@ def split_clips(
             )
         how += f"; WARNING: {what_leaks}, which flatters the result"
     arrays = {side: np.array([i for i in groups if sides[i] == side], np.int64) for side in SIDES}
-    return Split(arrays["train"], arrays["valid"], arrays["test"], how)
-
-
-def number_of_folds(
-    ids: Sequence[str],
-    speakers: Sequence[str | None],
-    folds: Sequence[str | None],
-    keep: npt.NDArray[np.bool_],
-    config: TrainConfig,
-) -> int:
-    """How many values train.test_fold may have, whatever it is in config; 1 of a fixed division. Raises as split_clips()."""
-    n = 1
-    with contextlib.suppress(_NoSuchFold):
-        while "; test: part" in split_clips(ids, speakers, folds, keep, replace(config, test_fold=n)).how:
-            n += 1
-    return n
+    return Split(arrays["train"], arrays["valid"], arrays["test"], how, len(parts))
 
 
 def leaks(groups: dict[int, str], sides: dict[int, str]) -> list[str]:

@@ -259,10 +259,9 @@ class Sweep:
         return [self.trial(i) for i in range(n)]
 
     def trial(self, number: int) -> Trial:
-        run = self.run_folder(number)
-        if not run.exists("trial.json"):
+        run, choices = self.run_folder(number), self._choices(number)
+        if choices is None:
             return Trial(number, None, "unfinished")
-        choices = run.read_json("trial.json")["choices"]
         if run.exists("failed.json"):
             return Trial(number, choices, "failed", reason=run.read_json("failed.json")["reason"])
         history = self.history(number)
@@ -270,6 +269,10 @@ class Sweep:
             return Trial(number, choices, "unfinished", history)
         summary = run.read_json("summary.json")
         return Trial(number, choices, "stopped" if summary["stopped"] else "done", history, summary)
+
+    def _choices(self, number: int) -> Choices | None:
+        run = self.run_folder(number)
+        return run.read_json("trial.json")["choices"] if run.exists("trial.json") else None
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -284,15 +287,13 @@ class Sweep:
     def draw(self, settings: Settings, number: int) -> Choices | Literal["later"] | None:
         """What a trial is: as it was drawn, or drawn now, and noted. None where the space has no other; "later" where it
         depends on trials that are not over."""
-        trial = self.trial(number)
-        if trial.choices is not None:
-            return trial.choices
-        before = self.trials(number)
-        drawn = [t.choices for t in before if t.choices is not None]
+        if (there := self._choices(number)) is not None:
+            return there
+        drawn = [choices for i in range(number) if (choices := self._choices(i)) is not None]
         if settings.search == "random":
             choices = drawn_at_random(settings.opened_space, settings.seed, number, drawn)
         else:
-            known = before[: max(0, number + 1 - settings.lag)]
+            known = self.trials(max(0, number + 1 - settings.lag))
             if not all(t.over for t in known):
                 return "later"
             figures = [(t.choices, settings.figure(t.history)) for t in known]
@@ -314,10 +315,11 @@ class Sweep:
     def fail(self, number: int, reason: str) -> None:
         self.run_folder(number).write_json("failed.json", {"reason": reason})
 
-    def record(self, n: int) -> None:
-        """Bring sweep.json up to date with what the folders of n trials say."""
-        found = self.read()
-        self._write(self.settings(), found["data_digest"], self.trials(n), self.openings())
+    def record(self, n: int) -> list[Trial]:
+        """Bring sweep.json up to date with what the folders of n trials say; returns these."""
+        found, trials = self.read(), self.trials(n)
+        self._write(self.settings(), found["data_digest"], trials, self.openings())
+        return trials
 
     def test(self, n: int, store: StoreIndex, clips: ClipSet) -> Opening | None:
         """Test the winner of n finished trials, if it was not. That the test set is opened is on record before it is.

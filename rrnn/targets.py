@@ -15,6 +15,7 @@ from rrnn import metrics
 from rrnn.data import ClipSet
 
 IntArray = npt.NDArray[np.int64]
+UNSEEN = 1e-12  # what the baselines take for the probability of a class that no training clip has
 LOSSES = {"classification": ("cross_entropy", "l2"), "regression": ("l2", "l1")}  # of each task; the first is the default
 
 
@@ -99,7 +100,7 @@ class Objective:
             shares: npt.NDArray[np.float64] = self.targets.shares[train].mean(0, dtype=np.float64)
         else:
             shares = metrics.naive_classification(values, len(self.targets.names))
-        return np.log(np.maximum(shares, 1e-12)) if self.link == "softmax" else shares
+        return np.log(np.maximum(shares, UNSEEN)) if self.link == "softmax" else shares
 
     def score(self, indices: IntArray, values: npt.NDArray[np.float64]) -> dict[str, float]:
         """The figures of some clips' values (n, C), such as rrnn.predict.predict gives."""

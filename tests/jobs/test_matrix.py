@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ from stores import make_store
 from test_jobs import refused, run
 
 from jobs.matrix import MatrixConfig
+from pipeline.store import Store
 from rrnn.experiments import EXPERIMENTS, experiment
 
 SMALL = ["model.hidden=4", "train.epochs=2", "train.folds=3"]
@@ -55,6 +57,12 @@ def test_runs_that_are_there_are_not_done_again(tmp_path: Path, ray_cluster: Non
 
     other = refused("matrix", store.url, "--out", out, "--rows", "few", "--seeds", 1, *SMALL, "model.dropout=0.1")
     assert "was made with another model: choose another --label or --out" in other
+
+    clip = Store(store.url).clips("00000-0000")[0]
+    Store(store.url).add_clips([replace(clip, emotion="calm" if clip.emotion != "calm" else "sad")])
+    other = refused("matrix", store.url, "--out", out, "--rows", "few", "--seeds", 1, *SMALL)
+    assert "was made with another data_digest" in other
+    Store(store.url).add_clips([clip])
 
     # One run of the matrix is the run that jobs.train makes.
     run("train", store.url, "--out", tmp_path / "alone", "--workers", 1, "few", *SMALL, "train.test_fold=2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def models(folder: Path) -> list[bytes]:
 def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: None) -> None:
     store = make_store(tmp_path / "store")
     settings, out = settings_of(store.url), tmp_path / "sweep"
-    two = run_sweep(settings, TuneJob(str(out), 2), None)
+    two = run_sweep(settings, TuneJob(str(out), 2))
     first, before = sweep_json(out), models(out)
     tested = [t.number for t in two if t.summary is not None and t.summary["test"] is not None]
     assert [o["trial"] for o in first["openings"]] == tested == [int(first["winner"])]
@@ -64,7 +65,7 @@ def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: None
     ]
     assert losses[0] == losses[1]
 
-    four = run_sweep(settings, TuneJob(str(out), 4), None)
+    four = run_sweep(settings, TuneJob(str(out), 4))
     assert [t.choices for t in four[:2]] == [t.choices for t in two]
     assert models(out)[:2] == before
     assert len(models(out)) == 4
@@ -83,9 +84,10 @@ def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: None
 def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> None:
     store = make_store(tmp_path / "store").url
     few = Space("few", "", SPACE.base, {"model.hidden": one_of(3, 4)})
-    trials = run_sweep(
-        settings_of(store, few, search="optuna", metric="uar"), TuneJob(str(tmp_path / "a"), 5, test=False), None
-    )
+    few = replace(few, base=replace(few.base, modalities=("audio",)))
+    trials = run_sweep(settings_of(store, few, search="optuna", metric="uar"), TuneJob(str(tmp_path / "a"), 5, test=False))
+    config = json.loads((tmp_path / "a/trials/0000/config.json").read_text())
+    assert [stream["name"] for stream in config["streams"]] == ["a"]
     assert {(t.choices or {}).get("model.hidden") for t in trials if t.over} == {3, 4}
     assert sweep_json(tmp_path / "a")["openings"] == []
     assert all(t.summary is None or t.summary["test"] is None for t in trials)
@@ -95,7 +97,7 @@ def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> Non
 def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path, ray_cluster: None) -> None:
     store = make_store(tmp_path / "store").url
     space = SPACE.fixed({"train": {"epochs": 20}})
-    run_sweep(settings_of(store, space), TuneJob(str(tmp_path / "whole"), 4), None)
+    run_sweep(settings_of(store, space), TuneJob(str(tmp_path / "whole"), 4))
 
     (tmp_path / "small.json").write_text(json.dumps({k: v for k, v in space.to_dict().items() if k != "name"}))
     out = tmp_path / "killed"
@@ -123,7 +125,7 @@ def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path, ray_c
 @pytest.mark.slow
 def test_a_trial_of_two_processes(tmp_path: Path, ray_cluster: None) -> None:
     store = make_store(tmp_path / "store").url
-    (trial,) = run_sweep(settings_of(store), TuneJob(str(tmp_path / "a"), 1, workers=2), None)
+    (trial,) = run_sweep(settings_of(store), TuneJob(str(tmp_path / "a"), 1, workers=2))
     assert trial.state == "done"
     assert [line["epoch"] for line in trial.history] == [1, 2, 3]
     assert trial.summary is not None
@@ -141,7 +143,7 @@ def test_the_sweep_finds_what_a_made_task_needs(tmp_path: Path, ray_cluster: Non
         {"model": {"memory": "zero", "gate": "none", "tied": False}, "train": {"epochs": 6, "batch_size": 32}}
     )
     settings = settings_of(str(tmp_path / "store"), space, metric="accuracy")
-    trials = run_sweep(settings, TuneJob(str(tmp_path / "sweep"), 9), None)
+    trials = run_sweep(settings, TuneJob(str(tmp_path / "sweep"), 9))
     found = {(t.choices or {}).get("model.hops", 0): settings.figure(t.history) for t in trials if t.over}
     assert found.keys() == {0, 1, 2, 3}  # late fusion has none; the space has no more than these
     best = winner(settings, trials)
