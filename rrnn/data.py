@@ -172,6 +172,7 @@ def pooled(x_KF: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
 class ClipSet:
     """Clips with their sequences, in memory, in the order of their ids: whoever reads them in whatever order gets the same.
 
+    preparation: what values() does to what was extracted; see prepare().
     ids, speakers, folds, emotions: lists (None where unknown). lengths[s]: (n,) frames of stream s, 0 where a clip has none.
     """
 
@@ -200,7 +201,7 @@ class ClipSet:
         self.lengths = {s: np.array(column(f"{s}.n_frames"), np.int64) for s in self.streams}
         self._flat: dict[str, list[npt.NDArray[np.float32]]] = {}
         self._offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
-        self._preparation = Preparation()
+        self.preparation = Preparation()
         self._pooled: dict[tuple[str, int], npt.NDArray[np.float32]] = {}  # small, and asked for once an epoch
         self._groups = [""] * len(self.ids)
         for s in self.streams:
@@ -216,14 +217,14 @@ class ClipSet:
         """Clip i's sequence as a model sees it, (K, F): as it was extracted (a view), or prepared, after prepare()."""
         if (stream, i) in self._pooled:
             return self._pooled[stream, i]
-        x_KF = self._preparation(self._groups[i], stream, self.extracted(stream, i))
-        if stream in self._preparation.pool:
+        x_KF = self.preparation(self._groups[i], stream, self.extracted(stream, i))
+        if stream in self.preparation.pool:
             self._pooled[stream, i] = x_KF
         return x_KF
 
     def frames(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """The same, but every frame: normalised, and not pooled."""
-        return replace(self._preparation, pool={})(self._groups[i], stream, self.extracted(stream, i))
+        return replace(self.preparation, pool={})(self._groups[i], stream, self.extracted(stream, i))
 
     def prepare(self, normalise: str, corpus: str, pool: Mapping[str, int]) -> Preparation:
         """Have values() normalise by the clips' own statistics, and pool, from now on; returns what does it. normalise, pool:
@@ -234,9 +235,9 @@ class ClipSet:
             normaliser = Normaliser.fit(
                 (self._groups[i], s, self.extracted(s, i)) for i in range(len(self)) for s in self.streams if self.lengths[s][i]
             )
-        self._preparation = Preparation(normaliser, pool)
+        self.preparation = Preparation(normaliser, pool)
         self._pooled.clear()
-        return self._preparation
+        return self.preparation
 
     def extracted(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """Clip i's sequence, (K, F), a view; K is 0 where the clip does not have the stream."""

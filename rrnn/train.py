@@ -14,7 +14,6 @@ import ctypes
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,24 +21,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rrnn import metrics
-from rrnn.baseline import statistics_baseline
 from rrnn.config import Config, config_from_dict
-from rrnn.data import ClipSet, Preparation, StoreIndex, collate, evaluation_batches, length_batches, read_times
+from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches
 from rrnn.frames import real_frames
 from rrnn.model import Batch, Model, Naive
-from rrnn.predict import apply_link, explain
-from rrnn.run import ModelCard, RunFolder, code_version, load_model, load_preparation, package_versions, save_model
+from rrnn.normalise import Moments
+from rrnn.predict import apply_link
+from rrnn.record import write_config, write_results
+from rrnn.run import ModelCard, RunFolder, load_model, save_model
 from rrnn.splits import SIDES, Split, split_clips
-from rrnn.targets import IntArray, Objective, Targets, make_objective, make_targets
+from rrnn.targets import IntArray, Objective, make_objective, make_targets
 
-EXAMPLES = 6
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -152,7 +149,7 @@ def train(
     else:
         state, best = _load_checkpoint(checkpoint, model, optimiser)
     if workers.rank == 0:
-        _write_config(run, config, store, clips, objective.targets, split, model, command)
+        write_config(run, config, store, clips, objective.targets, split, model, command)
 
     reported = time.monotonic()
     trainer = _Trainer(config, clips, objective, split, model, optimiser, workers)
@@ -199,7 +196,7 @@ def train(
             "seconds": state.seconds,
             "stopped": state.stopped,
         }
-        _write_results(run, card, store, clips, objective, split, model, outputs, about, preparation)
+        write_results(run, card, store, clips, objective, split, model, outputs, about)
 
 
 def open_test(url: str, store: StoreIndex, clips: ClipSet) -> dict[str, Any]:
@@ -216,7 +213,7 @@ def open_test(url: str, store: StoreIndex, clips: ClipSet) -> dict[str, Any]:
     model, card, _ = load_model(url)
     clips.prepare(card.normalise, card.corpus, card.pool)
     outputs = {s: predict_clips(model, clips, split.side(s), config.train.batch_size, Workers()) for s in ("valid", "test")}
-    _write_results(run, card, store, clips, objective, split, model, outputs, about, load_preparation(url, card))
+    write_results(run, card, store, clips, objective, split, model, outputs, about)
     return run.read_json("summary.json")
 
 
@@ -344,17 +341,12 @@ def fit_standardisation(model: Model, clips: ClipSet, indices: IntArray, workers
         layer: Any = model.standardise[s]
         sums = np.zeros((3, len(layer.mean)))
         for i in indices[workers.rank :: workers.count]:
-            x = clips.values(s, i)
-            if len(x):
-                seen = ~np.isnan(x)
-                x64 = np.where(seen, x, 0.0).astype(np.float64)
-                sums += np.stack([seen.sum(0), x64.sum(0), np.square(x64).sum(0)])
-        count, first, second = workers.total(torch.from_numpy(sums).to(workers.device)).cpu()
-        mean = first / count.clamp(min=1)
-        variance = (second / count.clamp(min=1) - mean.square()).clamp(min=0)
-        constant = variance <= 1e-12 * (1 + mean.square())  # such a column says nothing: leave its scale alone
-        layer.mean.copy_(mean)
-        layer.std.copy_(torch.where(constant, torch.ones_like(variance), variance.sqrt()))
+            if len(x_KF := clips.values(s, i)):
+                of_clip = Moments.of(x_KF)
+                sums += np.stack([of_clip.observed, of_clip.first, of_clip.second])
+        everyone = workers.total(torch.from_numpy(sums).to(workers.device)).cpu().numpy()
+        for statistic, found in zip((layer.mean, layer.std), Moments(len(indices), *everyone).scale(), strict=True):
+            statistic.copy_(torch.from_numpy(found))
 
 
 def _seed(*parts: int) -> int:
@@ -386,158 +378,3 @@ def _load_checkpoint(folder: Path, model: Model, optimiser: torch.optim.Optimize
     optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
     state = State(**json.loads((folder / "state.json").read_text()))
     return state, safetensors.torch.load_file(folder / "best.safetensors")
-
-
-def _write_config(
-    run: RunFolder,
-    config: Config,
-    store: StoreIndex,
-    clips: ClipSet,
-    targets: Targets,
-    split: Split,
-    model: Model,
-    command: str | None,
-) -> None:
-    sides = {
-        side: {
-            "clips": len(split.side(side)),
-            "speakers": sorted({s for i in split.side(side) if (s := clips.speakers[i]) is not None}),
-        }
-        for side in SIDES
-    }
-    run.write_json(
-        "config.json",
-        {
-            **config.to_dict(),
-            "command": command,
-            "task": targets.task,
-            "classes": list(targets.names),
-            "streams": list(store.streams.values()),
-            "corpus": store.corpus,
-            "store": store.url,
-            "data_digest": clips.digest(),
-            "shards": len(store.shards),
-            "code_version": code_version(),
-            "packages": package_versions(),
-            "split": split.how,
-            "splits": sides,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "clips": {
-                "all": len(clips),
-                "unlabelled": int((~targets.labelled).sum()),
-                "unusable": int((~clips.usable()).sum()),
-            },
-        },
-    )
-
-
-def _write_results(
-    run: RunFolder,
-    card: ModelCard,
-    store: StoreIndex,
-    clips: ClipSet,
-    objective: Objective,
-    split: Split,
-    model: Model,
-    outputs: dict[str, npt.NDArray[np.float64]],
-    about: dict[str, Any],
-    preparation: Preparation,
-) -> None:
-    """outputs: of the validation clips, and of the test clips where these are open. about: the summary's first keys."""
-    targets = objective.targets
-    rows = [row for side, of in outputs.items() for row in _prediction_rows(clips, targets, card, side, split.side(side), of)]
-    run.write_table("predictions.parquet", pa.Table.from_pylist(rows))
-    _write_outcomes(run, store, clips)
-    scores = {side: objective.score(split.side(side), apply_link(card.link, of)) for side, of in outputs.items()}
-    summary = {**about, "valid": scores["valid"], "test": scores.get("test")}
-    if "test" in outputs:
-        _write_examples(run, card, store, clips, targets, split, model, preparation)
-        naive = np.tile(objective.constant(split.train), (len(split.test), 1))
-        summary |= {
-            "naive": objective.score(split.test, apply_link(card.link, naive)),
-            "statistics": statistics_baseline(clips, objective, split),
-            "human": human_figures(clips, targets, split.test),
-        }
-    run.write_json("summary.json", summary)
-
-
-def human_figures(clips: ClipSet, targets: Targets, indices: IntArray) -> dict[str, dict[str, float]]:
-    """How well raters did on the given clips, by what they were shown, where the corpus tells; see metrics.human_accuracy."""
-    if targets.task != "classification":
-        return {}
-    truth = [targets.names[targets.values[i]] for i in indices]
-    shown = sorted({shown for i in indices for shown in clips.votes[i]})
-    return {s: metrics.human_accuracy([clips.votes[i].get(s, {}) for i in indices], truth) for s in shown}
-
-
-def _prediction_rows(
-    clips: ClipSet, targets: Targets, card: ModelCard, side: str, indices: IntArray, outputs: npt.NDArray[np.float64]
-) -> list[dict[str, Any]]:
-    rows = []
-    values = apply_link(card.link, outputs)
-    for i, value in zip(indices, values, strict=True):
-        row = {
-            "clip_id": clips.ids[i],
-            "uri": clips.uris[i],
-            "start": clips.starts[i],
-            "end": clips.ends[i],
-            "speaker": clips.speakers[i],
-            "split": side,
-        }
-        if targets.task == "classification":
-            row |= {"target": clips.emotions[i], "prediction": targets.names[int(value.argmax())]}
-            row |= {f"p_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
-        else:
-            row |= {f"t_{name}": float(v) for name, v in zip(targets.names, targets.values[i], strict=True)}
-            row |= {f"y_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
-        rows.append(row)
-    return rows
-
-
-def _write_outcomes(run: RunFolder, store: StoreIndex, clips: ClipSet) -> None:
-    counts, bad = [], []
-    for s, about in store.streams.items():
-        stream = {"stream": s, "modality": about["modality"]}
-        counts += [{**stream, "status": status, "clips": n} for status, n in sorted(Counter(clips.status[s]).items())]
-        bad += [
-            {"clip_id": clip_id, **stream, "status": status, "reason": reason}
-            for clip_id, status, reason in zip(clips.ids, clips.status[s], clips.reasons[s], strict=True)
-            if status != "ok" or reason
-        ]
-    run.write_table("streams.parquet", pa.Table.from_pylist(counts))
-    schema = pa.schema([(name, pa.string()) for name in ("clip_id", "stream", "modality", "status", "reason")])
-    run.write_table("unusable.parquet", pa.Table.from_pylist(bad, schema))
-
-
-def _write_examples(
-    run: RunFolder,
-    card: ModelCard,
-    store: StoreIndex,
-    clips: ClipSet,
-    targets: Targets,
-    split: Split,
-    model: Model,
-    preparation: Preparation,
-) -> None:
-    """Attention and gates of the first test clip of each class in turn: chosen by label and name, not by success."""
-    by_class: dict[Any, list[int]] = {}
-    for i in split.test:
-        key = clips.emotions[i] if targets.task == "classification" else int(np.argmax(targets.values[i]))
-        by_class.setdefault(key, []).append(int(i))
-    turns = [group[k] for k in range(EXAMPLES) for group in by_class.values() if k < len(group)]
-    rows = []
-    for i in turns[:EXAMPLES]:
-        sequence = {s: clips.values(s, i) for s in card.columns}
-        found = read_times(store, clips.shards[i], clips.ids[i])
-        times = {s: preparation.times(s, of) for s, of in found.items()}
-        target = targets.names[targets.values[i]] if targets.task == "classification" else None
-        about = {
-            "clip_id": clips.ids[i],
-            "uri": clips.uris[i],
-            "start": clips.starts[i],
-            "end": clips.ends[i],
-            "speaker": clips.speakers[i],
-            "target": target,
-        }
-        rows += [{**about, **row} for row in explain(model, card, sequence, times)]
-    run.write_table("examples.parquet", pa.Table.from_pylist(rows))
