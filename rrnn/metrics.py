@@ -17,7 +17,7 @@ import scipy.stats
 WEIGHTED_ACCURACY_THRESHOLD = 0.1  # an emotion is there when its intensity is above this, in truth and in prediction
 LEVEL = 0.95  # of all intervals
 
-_SMALLEST_PROBABILITY = float(np.finfo(np.float64).tiny)
+SMALLEST_PROBABILITY = float(np.finfo(np.float64).tiny)
 
 
 def classification_metrics(
@@ -38,7 +38,7 @@ def classification_metrics(
     return {
         "accuracy": float((prediction == target).mean()),
         "uar": unweighted_average_recall(target, prediction, n_classes),
-        "cross_entropy": float(-np.log(np.maximum(of_true_class, _SMALLEST_PROBABILITY)).mean()),
+        "cross_entropy": float(-np.log(np.maximum(of_true_class, SMALLEST_PROBABILITY)).mean()),
     }
 
 

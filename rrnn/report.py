@@ -30,6 +30,7 @@ from PIL import Image
 from rrnn import figures, metrics
 from rrnn.explorer import MediaOf, Recordings, clip_data, make_explorer
 from rrnn.figures import Pixels, SpeakerScore, Theme
+from rrnn.paper import PAPER_TABLES, paper_table
 from rrnn.results import (
     EXACT,
     REGRESSION,
@@ -46,7 +47,6 @@ from rrnn.splits import SIDES
 from rrnn.statistics import seed_scores
 from rrnn.tables import (
     AVERAGES,
-    PAPER_TABLES,
     Cell,
     Experiment,
     Table,
@@ -55,7 +55,6 @@ from rrnn.tables import (
     differences_table,
     emotions_table,
     group_runs,
-    paper_table,
     show,
     show_interval,
     show_spread,

@@ -30,8 +30,6 @@ BINS = 10  # of a reliability curve
 EXACT_SIGNS = 1 << 14  # up to so many ways of flipping signs, a test goes through all of them; above, it draws so many
 TEMPERATURES = (0.05, 20.0)
 
-_SMALLEST = float(np.finfo(np.float64).tiny)
-
 
 # --- folds and seeds --------------------------------------------------------------------------------------------------
 
@@ -155,7 +153,9 @@ def _sums(pooled: Pooled) -> Array:
     right = (values.argmax(-1) == truth)[..., None]
     of_true_class = np.take_along_axis(values, truth[None, :, None], -1)
     one_hot = np.broadcast_to(np.eye(values.shape[-1])[truth], values.shape)
-    return np.concatenate([ones, right, -np.log(np.maximum(of_true_class, _SMALLEST)), one_hot, one_hot * right], -1)
+    return np.concatenate(
+        [ones, right, -np.log(np.maximum(of_true_class, metrics.SMALLEST_PROBABILITY)), one_hot, one_hot * right], -1
+    )
 
 
 def _measure(key: str, sums: Array) -> Array:
@@ -368,7 +368,7 @@ def brier_score(target: IntArray, probabilities: Array) -> float:
 def apply_temperature(probabilities: Array, temperature: float) -> Array:
     """Softmax of log-probabilities (..., C) over a temperature. Of a model that ends in a softmax this is the softmax of its
     logits over the temperature: log-probabilities are logits less a number that all classes of a clip share."""
-    logits = np.log(np.maximum(probabilities, _SMALLEST)) / temperature
+    logits = np.log(np.maximum(probabilities, metrics.SMALLEST_PROBABILITY)) / temperature
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(exponents / exponents.sum(-1, keepdims=True))
 

@@ -16,19 +16,17 @@ from runs import TARGETS, answer, make_run, write_json
 
 from rrnn.ablation import write_ablation
 from rrnn.experiments import EXPERIMENTS
+from rrnn.paper import PAPER_ROWS, PAPER_TABLES, paper_table
 from rrnn.results import CLASSIFICATION, REGRESSION, Run, Score, read_run
 from rrnn.run import RunFolder
 from rrnn.statistics import Estimate
 from rrnn.tables import (
-    PAPER_ROWS,
-    PAPER_TABLES,
     Experiment,
     Table,
     calibration_table,
     differences_table,
     emotions_table,
     group_runs,
-    paper_table,
     show,
     show_spread,
     to_csv,
