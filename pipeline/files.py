@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,75 @@ import fsspec
 
 SWEEP_AFTER = 3600.0  # seconds
 TEMPORARY = re.compile(r"^\..*\.tmp-[0-9a-f]{32}$")
+
+REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+POINTER = b"version https://git-lfs"
+A_POINTER = "a git-lfs pointer, not the file: run `git lfs pull` where it came from"
+
+
+def is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith("file://")
+
+
+def can_be_read(address: str) -> bool:
+    """Whether an address that a manifest names is a path, or in a bucket: fsspec would call any host, and read files in files
+    (a::b)."""
+    scheme, separator, _ = address.partition("://")
+    return "::" not in address and (not separator or scheme == "file" or scheme in REMOTE_SCHEMES)
+
+
+def readable() -> str:
+    """What can_be_read() wants, for errors."""
+    return f"expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://"
+
+
+def read_head(address: str, n: int) -> bytes:
+    """The first n bytes of a file, fewer where it has no more. Raises as read_whole()."""
+    _, read = _regular(address)
+    return read(n)
+
+
+def read_whole(address: str, limit: int) -> bytes:
+    """A file of at most so many bytes, at an address that can_be_read().
+
+    Raises FileNotFoundError and what else the file system raises; ValueError, whose text says why without naming the file,
+    where it is too large, no regular file, a git-lfs pointer, or at an address of another kind.
+    """
+    size, read = _regular(address)
+    if size > limit:
+        raise ValueError(f"has {size} bytes, expected at most {limit}")
+    data = read(size)
+    if data.startswith(POINTER):
+        raise ValueError(A_POINTER)
+    return data
+
+
+def _regular(address: str) -> tuple[int, Callable[[int], bytes]]:
+    """A file's size, and what reads its first bytes."""
+    if not can_be_read(address):
+        raise ValueError(readable())
+    if not is_remote(address):
+        return regular_file(address.removeprefix("file://"))
+    fs, path = fsspec.core.url_to_fs(address)
+    size = int(fs.info(path)["size"])
+
+    def read(n: int) -> bytes:
+        return bytes(fs.cat_file(path, start=0, end=min(n, size))) if min(n, size) else b""
+
+    return size, read
+
+
+def regular_file(path: str) -> tuple[int, Callable[[int], bytes]]:
+    """The same of a path of this machine, whatever it holds. Raises OSError, or ValueError for what is no regular file."""
+    about = os.stat(path)  # asked before opening, which a pipe would never answer
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("not a file but a folder, a pipe or a device")
+
+    def read(n: int) -> bytes:
+        with open(path, "rb") as file:
+            return file.read(n)
+
+    return about.st_size, read
 
 
 @dataclass(frozen=True)
@@ -28,7 +99,7 @@ class Folder:
 
     @property
     def local(self) -> bool:
-        return "://" not in self.url or self.url.startswith("file://")
+        return not is_remote(self.url)
 
     def at(self, *parts: str) -> Folder:
         return Folder("/".join((self.url.rstrip("/"), *parts)))

@@ -19,7 +19,6 @@ import os
 import re
 import resource
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -37,11 +36,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.clip import Absent, Clip, ClipError
+from pipeline.files import A_POINTER, POINTER, can_be_read, is_remote, readable, regular_file
 
 AUDIO_RATE = 16_000
 FRAME_HEIGHT = 360  # of a decoded frame, at most: taller changes face blendshapes by at most 0.01 and costs time
-
-REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
 # Containers that hold one recording. Left out on purpose: playlists and scripts that name other files (hls, dash,
 # concat, avisynth, sdp, ...), image sequences and patterns, and formats that people do not speak in.
@@ -361,34 +359,21 @@ def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
     _check_times(clip)
     if "#" in clip.uri and clip.uri.partition("#")[0].endswith(".csd"):
         raise Absent("no recording: the corpus is read from sequences that somebody else extracted")
-    scheme, _, rest = clip.uri.partition("://")
+    remote = is_remote(clip.uri)
+    if remote and not can_be_read(clip.uri):
+        raise ClipError(f"can't read {clip.uri}: {readable()}")
     with contextlib.ExitStack() as stack:
-        if not rest:
-            path = os.path.abspath(clip.uri)
-        elif scheme == "file":
-            path = rest
-        elif scheme in REMOTE_SCHEMES and "::" not in clip.uri:
+        if remote:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-"))
-            path = os.path.join(folder, "clip" + Path(rest).suffix[:16])
+            path = os.path.join(folder, "clip" + Path(clip.uri).suffix[:16])
             try:
                 _fetch(clip.uri, path, deadline)
             except FileNotFoundError as e:  # wrong credentials stop the job: they are not the clip's fault
                 raise ClipError(f"can't read {clip.uri}: {type(e).__name__}") from e
         else:
-            raise ClipError(f"can't read {clip.uri}: {readable()}")
+            path = os.path.abspath(clip.uri.removeprefix("file://"))
         _check_file(path)
         yield Media(path, clip.start, clip.end, deadline)
-
-
-def can_be_read(address: str) -> bool:
-    """Whether an address that a manifest names is a path, or in a bucket: fsspec would call any host, and read files in files
-    (a::b)."""
-    scheme, separator, _ = address.partition("://")
-    return "::" not in address and (not separator or scheme == "file" or scheme in REMOTE_SCHEMES)
-
-
-def readable() -> str:
-    return f"expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://"
 
 
 @contextlib.contextmanager
@@ -415,15 +400,13 @@ def _fetch(uri: str, path: str, deadline: Deadline) -> None:
 
 def _check_file(path: str) -> None:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # asked before opening, which a pipe would never answer
-            raise ClipError("not a file: a folder, a pipe or a device")
-        with open(path, "rb") as file:
-            head = file.read(64)
+        _, read = regular_file(path)
+        head = read(64)
     except OSError as e:
         raise ClipError(f"can't read the file: {e.strerror or type(e).__name__}") from e
-    except ValueError as e:  # a NUL or half a surrogate pair in its name
+    except ValueError as e:  # no file; or a NUL or half a surrogate pair in its name
         raise ClipError(f"can't read the file: {e}") from e
     if not head:
         raise ClipError("the file is empty")
-    if head.startswith(b"version https://git-lfs"):
-        raise ClipError("the file is a git-lfs pointer, not the recording: run `git lfs pull` where it came from")
+    if head.startswith(POINTER):
+        raise ClipError(f"the file is {A_POINTER}")

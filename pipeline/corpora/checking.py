@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
-import fsspec
-
 from pipeline.clip import Absent, Clip, ClipError
 from pipeline.corpora.base import Corpus, Problem
-from pipeline.corpora.listing import is_remote, media_files
-from pipeline.media import can_be_read, open_media, readable
+from pipeline.corpora.listing import media_files
+from pipeline.files import A_POINTER, POINTER, is_remote, read_head
+from pipeline.media import open_media
 
 HEAD_BYTES = 512
 TINY_FRAME = 16  # pixels of height: decoding takes as long, handing the frames over does not
 REQUESTS = 16  # heads that are read at a time
 
-POINTER = b"version https://git-lfs"
 NO_RECORDING = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"%PDF": "a PDF document"}
 
 
@@ -81,9 +78,7 @@ def _look_at(file: str, clips: Sequence[Clip], decode: bool) -> list[Problem]:
 def _head(address: str, recording: bool) -> Problem | None:
     """What is wrong with a file, by its first bytes."""
     try:
-        if is_remote(address) and not can_be_read(address):
-            raise ValueError(readable())
-        head = _read_head(address)
+        head = read_head(address, HEAD_BYTES)
     except FileNotFoundError:
         return Problem("missing", address, "no such file")
     except (OSError, ValueError) as e:  # a folder, no permission, a NUL in its name
@@ -92,7 +87,7 @@ def _head(address: str, recording: bool) -> Problem | None:
     if not head:
         what = "the file is empty"
     elif head.startswith(POINTER):
-        what = "a git-lfs pointer, not the file: run `git lfs pull` where it came from"
+        what = A_POINTER
     elif recording and (magic := next((m for m in NO_RECORDING if head.startswith(m)), None)):
         what = f"{NO_RECORDING[magic]} and no recording"
     elif recording and not any(head):
@@ -100,18 +95,6 @@ def _head(address: str, recording: bool) -> Problem | None:
     elif recording and (text := _text(head)):
         what = f"text and no recording: it begins {text[:60]!r}"
     return Problem("broken", address, what) if what else None
-
-
-def _read_head(address: str) -> bytes:
-    if not is_remote(address):
-        path = address.removeprefix("file://")
-        if not stat.S_ISREG(os.stat(path).st_mode):  # asked before opening, which a pipe would never answer
-            raise ValueError("a folder, a pipe or a device")
-        with open(path, "rb") as file:
-            return file.read(HEAD_BYTES)
-    fs, path = fsspec.core.url_to_fs(address)
-    size = fs.info(path)["size"]
-    return bytes(fs.cat_file(path, start=0, end=min(size, HEAD_BYTES))) if size else b""
 
 
 def _text(head: bytes) -> str:

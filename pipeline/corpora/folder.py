@@ -33,7 +33,6 @@ import itertools
 import json
 import math
 import os
-import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -48,8 +47,8 @@ import pyarrow.parquet as pq
 from pipeline import transcripts
 from pipeline.clip import Clip, Word
 from pipeline.corpora.base import Corpus, Problem, Report
-from pipeline.corpora.listing import MEDIA_SUFFIXES, all_files, files_in, is_remote, only_media, suffix_of
-from pipeline.media import can_be_read, readable
+from pipeline.corpora.listing import MEDIA_SUFFIXES, all_files, files_in, only_media, suffix_of
+from pipeline.files import can_be_read, is_remote, read_whole
 
 MAX_LINE = 1 << 27  # characters: the words of a long recording in one cell
 csv.field_size_limit(MAX_LINE)
@@ -126,7 +125,7 @@ class FolderCorpus(Corpus):
 
     def _read(self, address: str) -> Transcript:
         try:
-            return transcripts.parse(_bytes(address), suffix_of(address), self.tier)
+            return transcripts.parse(read_whole(address, transcripts.MAX_BYTES), suffix_of(address), self.tier)
         except FileNotFoundError:
             return Problem("missing", address, "no such transcript: its clips go on without it")
         except (ValueError, OSError) as e:
@@ -208,21 +207,6 @@ def _parts(address: str) -> tuple[str, str, str]:
     folder, _, name = address.rpartition("/")
     stem, suffix = os.path.splitext(name)
     return folder, stem, suffix.lower()
-
-
-def _bytes(address: str) -> bytes:
-    """A whole transcript file. Raises FileNotFoundError, OSError, or ValueError for what can't be one."""
-    if not can_be_read(address):
-        raise ValueError(readable())
-    if not is_remote(address) and not stat.S_ISREG(os.stat(address).st_mode):  # a pipe would never answer
-        raise ValueError("not a file: a folder, a pipe or a device")
-    with fsspec.open(address, "rb") as file:
-        data = bytes(file.read(transcripts.MAX_BYTES + 1))
-    if len(data) > transcripts.MAX_BYTES:
-        raise ValueError(f"larger than {transcripts.MAX_BYTES} bytes")
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError("a git-lfs pointer, not the file: run `git lfs pull` where it came from")
-    return data
 
 
 def _with_words(clip: Clip, found: Transcript, address: str, report: Report) -> Clip:

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator
 
 import fsspec
 
+from pipeline.files import is_remote
+
 MEDIA_SUFFIXES = frozenset(
     ".3gp .aac .aif .aiff .amr .asf .au .avi .caf .dv .flac .flv .m4a .m4v .mkv .mka .mov .mp3 .mp4 .mpeg .mpg .mts .m2ts .mxf "
     ".oga .ogg .ogv .opus .ts .vob .w64 .wav .webm .wma .wmv".split()
 )
-
-
-def is_remote(url: str) -> bool:
-    return "://" in url and not url.startswith("file://")
 
 
 def suffix_of(address: str) -> str:

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import fsspec
-
 from pipeline.clip import Clip
 from pipeline.corpora.base import Corpus, Problem
 from pipeline.corpora.listing import MEDIA_SUFFIXES
-from pipeline.files import Folder
+from pipeline.files import Folder, read_whole
 
 MAX_TABLE_BYTES = 1 << 28
 NAMED = 10  # examples in a message
@@ -112,17 +110,12 @@ def read_text(address: str) -> str:
 
     Raises ValueError where it is too large, a git-lfs pointer or not UTF-8; FileNotFoundError where it is not there.
     """
-    if "::" in address:
-        raise ValueError(f"{address}: expected a path or URL without '::'")
     try:
-        with fsspec.open(address, "rb") as file:
-            data: bytes = file.read(MAX_TABLE_BYTES + 1)
-    except FileNotFoundError as e:  # of a bucket, it may say anything
-        raise FileNotFoundError(f"no such file: {address}") from e
-    if len(data) > MAX_TABLE_BYTES:
-        raise ValueError(f"{address} has more than {MAX_TABLE_BYTES} bytes: expected a list or a table")
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{address} is a git-lfs pointer, not the file: run `git lfs pull` where it came from")
+        data = read_whole(address, MAX_TABLE_BYTES)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {address}") from None
+    except ValueError as e:
+        raise ValueError(f"{address} can't be read: {e}") from e
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:

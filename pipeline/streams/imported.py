@@ -17,12 +17,10 @@ import csv
 import itertools
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -30,7 +28,8 @@ import pyarrow.csv
 
 from pipeline.clip import Absent, Clip, ClipError
 from pipeline.csd import read_segment
-from pipeline.media import REMOTE_SCHEMES, Media, can_be_read, readable
+from pipeline.files import can_be_read, is_remote, read_whole, readable
+from pipeline.media import Media
 from pipeline.streams.base import Extractor, Features
 
 T = TypeVar("T")
@@ -184,40 +183,19 @@ def names_of(option: str | Sequence[str]) -> tuple[str, ...]:
 def read_file(address: str) -> bytes:
     """A whole file, local or remote. Raises ClipError where it is missing, empty, too large, no regular file, a git-lfs
     pointer, or at an address of an unknown kind."""
-    scheme, _, rest = address.partition("://")
     try:
-        if not rest or scheme == "file":
-            path = rest or address
-            about = os.stat(path)  # asked before opening, which a pipe would never answer
-            if not stat.S_ISREG(about.st_mode):
-                raise ClipError(f"{address} is not a file: a folder, a pipe or a device")
-            _check_size(address, about.st_size)
-            with open(path, "rb") as file:
-                data = file.read()
-        elif scheme in REMOTE_SCHEMES and "::" not in address:
-            fs, path = fsspec.core.url_to_fs(address)
-            _check_size(address, fs.size(path))
-            data = bytes(fs.cat_file(path))
-        else:
-            raise ClipError(f"can't read {address}: {readable()}")
+        data = read_whole(address, MAX_FILE_BYTES)
     except FileNotFoundError as e:  # of a bucket, wrong credentials stop the job: they are not the clip's fault
         raise ClipError(f"no such file: {address}") from e
     except (PermissionError, NotADirectoryError) as e:
-        if scheme in REMOTE_SCHEMES:
+        if is_remote(address):
             raise
         raise ClipError(f"can't read {address}: {e.strerror}") from e
-    except ValueError as e:  # a NUL or half a surrogate pair in its name
+    except ValueError as e:
         raise ClipError(f"can't read {address!r}: {e}") from e
     if not data:
         raise ClipError(f"{address} is empty")
-    if data.startswith(b"version https://git-lfs"):
-        raise ClipError(f"{address} is a git-lfs pointer, not the file: run `git lfs pull` where it came from")
     return data
-
-
-def _check_size(address: str, size: int | None) -> None:
-    if size is not None and size > MAX_FILE_BYTES:
-        raise ClipError(f"{address} has {size} bytes, expected at most {MAX_FILE_BYTES}")
 
 
 def _filled(template: str, clip: Clip) -> str:

@@ -70,8 +70,8 @@ def test_the_first_bytes_tell_what_is_no_recording(tmp_path: Path) -> None:
     for name in ("clip.wav", "face.csv"):
         assert found.pop(name).startswith("broken: can't be read: expected a path or one of abfs")
     assert found == WRONG | {
-        "folder.wav": "broken: can't be read: a folder, a pipe or a device",
-        "pipe.wav": "broken: can't be read: a folder, a pipe or a device",
+        "folder.wav": "broken: can't be read: not a file but a folder, a pipe or a device",
+        "pipe.wav": "broken: can't be read: not a file but a folder, a pipe or a device",
         "gone.wav": "missing: no such file",
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from csd_files import frames, write_csd
 
-import pipeline.media
+import pipeline.files
 from pipeline.clip import Absent, Clip
 from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
@@ -239,7 +239,7 @@ def test_a_manifest_sends_nobody_to_other_hosts(mosei: Path, scheme: str) -> Non
 
 
 def test_it_may_lie_in_a_bucket(mosei: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.media, "REMOTE_SCHEMES", frozenset({"memory"}))
+    monkeypatch.setattr(pipeline.files, "REMOTE_SCHEMES", frozenset({"memory"}))
     bucket = fsspec.filesystem("memory")
     bucket.put(str(mosei), "/bucket/mosei", recursive=True)
     try:

@@ -127,10 +127,10 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     assert reason(write(tmp_path / "empty.csv", "")).endswith("empty.csv is empty")
     pointer = write(tmp_path / "pointer.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "git-lfs pointer" in reason(pointer)
-    assert "is not a file" in reason(tmp_path)
+    assert "not a file but a folder" in reason(tmp_path)
     os.mkfifo(tmp_path / "pipe.csv")
-    assert "is not a file" in reason(tmp_path / "pipe.csv")
-    assert "is not a file" in reason("/dev/zero")
+    assert "not a file but a folder" in reason(tmp_path / "pipe.csv")
+    assert "not a file but a folder" in reason("/dev/zero")
     assert "can't read" in reason(tmp_path / "empty.csv" / "below.csv")
     assert "can't read" in reason(str(tmp_path) + "/a\0b.csv")
     for address in ("http://localhost/a.csv", "simplecache::s3://b/a.csv", "zip://a.csv::s3://b.zip", "ftp://h/a.csv"):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from media_files import CONTAINERS, lag, noise, number, record, write
 
+import pipeline.files
 import pipeline.media
 from pipeline.clip import Absent, Clip, ClipError
 from pipeline.media import AUDIO_RATE, Deadline, open_media
@@ -389,7 +390,7 @@ def test_files_that_are_no_recording(tmp_path: Path) -> None:
     assert "moov atom not found" in reason(tmp_path / "text.mp4")
     assert "not a recording in a format" in reason(tmp_path / "text.dat")
     for special in (tmp_path / "folder.mp4", tmp_path / "fifo.mp4", "/dev/zero", "/dev/null"):
-        assert reason(special) == "not a file: a folder, a pipe or a device"
+        assert reason(special) == "can't read the file: not a file but a folder, a pipe or a device"
     assert "null" in reason("a\0b.mp4")
     assert "surrogates" in reason("a\ud800b.mp4")
 
@@ -613,7 +614,7 @@ def test_addresses_of_other_kinds_are_refused(uri: str) -> None:
 
 def test_a_remote_recording_is_fetched_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through fsspec's file system in memory, which is allowed for this once."""
-    monkeypatch.setattr(pipeline.media, "REMOTE_SCHEMES", frozenset({"memory"}))
+    monkeypatch.setattr(pipeline.files, "REMOTE_SCHEMES", frozenset({"memory"}))
     local = record(tmp_path / "a.wav", samples=np.full(777, 0.5))
     fsspec.filesystem("memory").pipe_file("/bucket/a.wav", local.read_bytes())
     with open_media(Clip("clip", "memory://bucket/a.wav")) as media:

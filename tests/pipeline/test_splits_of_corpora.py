@@ -186,7 +186,7 @@ ONE = NAMES[0]
         ({"l/train.txt": f"{ONE}\n", "l/val.csv": f"{ONE}.wav,x"}, "l", "is on two sides, train and valid"),
         ({"l/all.txt": ""}, "l", r"no list in .*: expected train, valid and test, each \.csv or \.txt; found all\.txt"),
         ({}, "nowhere", "no list in .*; found nothing"),
-        ({"s.csv": "version https://git-lfs.github.com/spec/v1"}, "s.csv", "is a git-lfs pointer"),
+        ({"s.csv": "version https://git-lfs.github.com/spec/v1"}, "s.csv", "can't be read: a git-lfs pointer"),
         (
             {"l/train.txt": "x", "l/mine.txt": "y"},
             "l/train.txt,{root}/l/mine.txt",
