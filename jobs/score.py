@@ -26,7 +26,7 @@ from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import extract_on_ray, gpu_share, map_units, placed, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
-from pipeline.streams.base import Extractor, Features
+from pipeline.streams.base import Extractor
 from pipeline.streams.imported import Importer
 from rrnn.data import Sequences, Times
 from rrnn.normalise import POOLED, Moments, add_up, group_of, moments_of, moments_table
@@ -131,7 +131,7 @@ class ScoreWorker:
         if self.known is None:
             streams = {e.name: self.isolated.rows(e, clips) for e in self.extractors}
         else:
-            streams = {e.name: extracted_rows(self.store, e.name, unit["shard"]) for e in self.extractors}
+            streams = {e.name: self.store.rows(e.name, unit["shard"]) for e in self.extractors}
         rows = self.score(clips, streams)
         table = pa.Table.from_pylist(rows, score_schema(self.card, self.config.attention))
         self.store.folder.at("scores").write(f"{unit['shard']}.parquet", parquet_bytes(table, compression="zstd"))
@@ -183,21 +183,6 @@ class ScoreWorker:
         return row
 
 
-def extracted_rows(store: Store, stream: str, shard: str) -> list[ClipRow]:
-    """What write_features() wrote of one stream of one shard."""
-    table = store.read_features(stream, shard)
-    columns = len(json.loads(store.folder.at("features", stream).read("stream.json"))["columns"])
-    rows = []
-    for i, row in enumerate(table.select(["clip_id", "status", "reason", "tokens"]).to_pylist()):
-        features = None
-        if row["status"] == "ok":
-            values = table["values"][i].values.to_numpy().reshape(-1, columns)
-            tokens = None if row["tokens"] is None else tuple(row["tokens"])
-            features = Features(values, table["times"][i].values.to_numpy(), tokens)
-        rows.append(ClipRow(row["clip_id"], row["status"], row["reason"], features))
-    return rows
-
-
 class StatisticsWorker:
     """One actor; a shard whose features are there in, a file of its speakers' (or its corpus's) moments out."""
 
@@ -210,7 +195,7 @@ class StatisticsWorker:
         found = add_up(
             (group_of(self.by, self.config.corpus, clip.speaker), stream, Moments.of(row.features.values))
             for stream in self.streams
-            for clip, row in zip(clips, extracted_rows(self.store, stream, unit["shard"]), strict=True)
+            for clip, row in zip(clips, self.store.rows(stream, unit["shard"]), strict=True)
             if row.features is not None
         )
         data = parquet_bytes(moments_table(found), compression="zstd")

@@ -133,12 +133,14 @@ class Store:
             seen.add(clip.clip_id)
             if clip.clip_id not in known:
                 fresh.append(clip)
-            elif known[clip.clip_id].inputs != clip_inputs(clip):
+                continue
+            now = _Known(clip_inputs(clip), clip_digest(clip), _about(clip))
+            if known[clip.clip_id].inputs != now.inputs:
                 raise ValueError(
                     f"clip {clip.clip_id!r} is not what it was when {self.folder.url} was made (its times or words changed in "
                     "the source): extract to a new store, or restore the source"
                 )
-            elif known[clip.clip_id] != _Known(clip_inputs(clip), clip_digest(clip), _about(clip)):
+            if known[clip.clip_id] != now:
                 moved[clip.clip_id] = clip
         manifest = self.folder.at("manifest")
         size = self.info["shard_size"]
@@ -250,6 +252,20 @@ class Store:
     def read_features(self, stream: str, shard: str, columns: list[str] | None = None) -> pa.Table:
         """One stream of one shard. Raises FileNotFoundError where it was not extracted."""
         return self._open(self.folder.at("features", stream), f"{shard}.parquet").read(columns=columns)
+
+    def rows(self, stream: str, shard: str) -> list[ClipRow]:
+        """The same, as write_features() was given it."""
+        table = self.read_features(stream, shard)
+        columns = json.loads(table.schema.metadata[b"rrnn"])["stream"]["columns"]
+        rows = []
+        for i, row in enumerate(table.select(["clip_id", "status", "reason", "tokens"]).to_pylist()):
+            features = None
+            if row["status"] == "ok":
+                values = table["values"][i].values.to_numpy().reshape(-1, len(columns))
+                tokens = None if row["tokens"] is None else tuple(row["tokens"])
+                features = Features(values, table["times"][i].values.to_numpy(), tokens)
+            rows.append(ClipRow(row["clip_id"], row["status"], row["reason"], features))
+        return rows
 
     def outcome(self, stream: str) -> pa.Table:
         """clip_id, status and reason of every clip that was extracted in this stream."""

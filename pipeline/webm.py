@@ -96,8 +96,7 @@ def _encode(
         try:
             for frame in frames:
                 deadline.check()
-                if frame.shape[1::-1] == size:
-                    process.stdin.write(frame.tobytes())
+                process.stdin.write(frame.tobytes())  # all as large as the first: Media.frames sees to it
             process.stdin.close()
             code = process.wait(timeout=max(deadline.left(), 0.0))
         except subprocess.TimeoutExpired:

@@ -21,12 +21,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.clip import Clip, Modality, Word
 from pipeline.corpora.base import Corpus, Count, Kind, Problem, Report
+from pipeline.corpora.listing import all_files, suffix_of
 from pipeline.csd import PAUSE, CsdError, CsdFile, cut
 
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
@@ -204,12 +204,9 @@ def _open_all(source: str, report: Report, stack: contextlib.ExitStack) -> dict[
 
 
 def _files(source: str) -> tuple[list[str], list[str]]:
-    """Addresses of the .csd files in a folder or below a prefix, and of all others."""
-    fs, root = fsspec.core.url_to_fs(source.rstrip("/"))
-    if not fs.exists(root):
-        raise FileNotFoundError(f"no such folder: {source}")
-    local = "://" not in source or source.startswith("file://")
-    addresses = sorted(path if local else fs.unstrip_protocol(path) for path in fs.find(root))
+    """Addresses of the .csd files in a folder or below a prefix, and of all others; or of the one file that the source is."""
+    one = suffix_of(source) in (".csd", *PICKLES)
+    addresses = [source] if one else [address for _, address in all_files(source)]
     return [a for a in addresses if a.endswith(".csd")], [a for a in addresses if not a.endswith(".csd")]
 
 

@@ -2,7 +2,7 @@
 
 Seven two-digit fields: modality-channel-emotion-intensity-statement-repetition-actor. Folds are the published,
 speaker-independent ones of Luna-Jimenez et al. 2021. The spoken words are known from the statement; they are the same
-for every emotion, so text carries none of it, and no transcript is set unless the corpus of one's own asks for it.
+for every emotion, so text would carry none of it, and no transcript is set.
 
 Each performance is published as audio-video, video-only and audio-only. These are twins, and at most one is a clip.
 """
@@ -30,7 +30,7 @@ N_EMOTIONS = {"01": 8, "02": 6}  # the first so many
 NEVER_SANG = (18, "02")
 NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])", re.ASCII)
 
-Modality = Literal["any", "audio-video", "video-only", "audio-only"]
+Recordings = Literal["any", "audio-video", "video-only", "audio-only"]
 Channel = Literal["speech", "song", "both"]
 
 
@@ -43,7 +43,7 @@ class Ravdess(Corpus):
     of them out; published results are on speech.
     """
 
-    modality: Modality = "any"
+    modality: Recordings = "any"
     channel: Channel = "speech"
 
     name: ClassVar[str] = "ravdess"
@@ -51,7 +51,7 @@ class Ravdess(Corpus):
     holds: ClassVar[str] = "folder of WAV, MP4 or other recordings under their published names"
 
     def __post_init__(self) -> None:
-        for option, kind in (("modality", Modality), ("channel", Channel)):
+        for option, kind in (("modality", Recordings), ("channel", Channel)):
             if getattr(self, option) not in get_args(kind):
                 expected = ", ".join(get_args(kind))
                 raise ValueError(f"ravdess.{option} is {getattr(self, option)!r}: expected one of {expected}")

@@ -21,7 +21,6 @@ from pipeline.streams.imported import (
     Importer,
     Sequence2D,
     bare_table,
-    finite,
     is_number,
     open_table,
 )
@@ -58,7 +57,7 @@ class Covarep(Importer):
     frame_shift: ClassVar[float | None] = 1 / RATE
     licence: ClassVar[str] = "COVAREP: LGPL-3.0 and the licences of its parts"
     suffixes: ClassVar[tuple[str, ...]] = (".mat", ".csv")
-    sequence: ClassVar[str | None] = "COVAREP"
+    sequence: ClassVar[tuple[str, int] | None] = ("COVAREP", 74)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -67,11 +66,6 @@ class Covarep(Importer):
     def parse(self, data: bytes, path: str, deadline: Callable[[], None]) -> Sequence2D:
         values = _from_csv(data, path, deadline) if path.lower().endswith(".csv") else _from_mat(data, path)
         return Sequence2D((np.arange(len(values)) + 0.5) / RATE, values)
-
-    def from_sequence(self, found: Sequence2D) -> Sequence2D:
-        if found.values.shape[1] != len(COLUMNS):
-            raise ClipError(f"a sequence of {found.values.shape[1]} columns, expected COVAREP's {len(COLUMNS)}")
-        return found._replace(values=finite(found.values))
 
 
 def _from_csv(data: bytes, path: str, deadline: Callable[[], None]) -> npt.NDArray[np.float32]:

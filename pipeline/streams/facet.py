@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.clip import ClipError, Modality
-from pipeline.streams.imported import Importer, Sequence2D, Table, bare_table, finite, is_number, open_table
+from pipeline.streams.imported import Importer, Sequence2D, Table, bare_table, is_number, open_table
 
 EMOTIONS = tuple("Anger Contempt Disgust Joy Fear Baseline Sadness Surprise Confusion Frustration".split())
 UNITS = tuple(f"AU{unit}" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 18, 20, 23, 24, 25, 26, 28, 43))
@@ -52,7 +52,7 @@ class Facet(Importer):
     frame_shift: ClassVar[float | None] = None
     licence: ClassVar[str] = "FACET, iMotions: commercial"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".txt")
-    sequence: ClassVar[str | None] = "FACET 4.2"
+    sequence: ClassVar[tuple[str, int] | None] = ("FACET 4.2", 35)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -79,23 +79,19 @@ class Facet(Importer):
         wanted = [places.get(_plain(name)) for name in self.columns]
         counts = [places[name] for name in ("nooffaces", "frameno") if name in places]
         sources = [places["eventsource"]] if "eventsource" in places else []
-        for clock in clocks:
-            values, marks, texts = table.read(deadline, wanted, [clock, *counts], sources)
-            if "nooffaces" in places:
-                values[~(marks[:, 1] >= 1)] = np.nan
-            own = np.array(["facet" in text.lower() for text in texts[0]]) if sources else np.full(len(values), True)
-            if "frameno" in places:
-                own &= ~(marks[:, -1] < 0)
-            if not own.any():
-                raise ClipError(f"{table.name}: no row is a frame of FACET (by EventSource and FrameNo)")
-            if np.ptp(marks[own, 0]) > 0:
-                break
-        return Sequence2D(_seconds(marks[own, 0], table.header[clock]), _faces(values[own]))
+        values, marks, texts = table.read(deadline, wanted, [*clocks, *counts], sources)
+        if "nooffaces" in places:
+            values[~(marks[:, len(clocks)] >= 1)] = np.nan
+        own = np.array(["facet" in text.lower() for text in texts[0]]) if sources else np.full(len(values), True)
+        if "frameno" in places:
+            own &= ~(marks[:, -1] < 0)
+        if not own.any():
+            raise ClipError(f"{table.name}: no row is a frame of FACET (by EventSource and FrameNo)")
+        clock = next((i for i in range(len(clocks)) if np.ptp(marks[own, i]) > 0), len(clocks) - 1)
+        return Sequence2D(_seconds(marks[own, clock], table.header[clocks[clock]]), _faces(values[own]))
 
     def from_sequence(self, found: Sequence2D) -> Sequence2D:
-        if found.values.shape[1] != len(ALL):
-            raise ClipError(f"a sequence of {found.values.shape[1]} columns, expected the {len(ALL)} of FACET 4.2")
-        return Sequence2D(found.times, _faces(finite(found.values[:, [ALL.index(name) for name in self.columns]])))
+        return Sequence2D(found.times, _faces(found.values[:, [ALL.index(name) for name in self.columns]]))
 
 
 def _plain(name: str) -> str:

@@ -32,7 +32,7 @@ class Glove(Importer):
     frame_shift: ClassVar[float | None] = None
     licence: ClassVar[str] = "GloVe vectors: PDDL 1.0"
     suffixes: ClassVar[tuple[str, ...]] = (".csd",)
-    sequence: ClassVar[str | None] = "glove_vectors"
+    sequence: ClassVar[tuple[str, int] | None] = ("glove_vectors", 300)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -60,8 +60,9 @@ class Importer(Extractor):
     places: ClassVar[tuple[str, ...]] = ("files",)
     suffixes: ClassVar[tuple[str, ...]]
     """What files are called that it reads, such as ".csv"."""
-    sequence: ClassVar[str | None] = None
-    """Name of the computational sequence (.csd) of CMU-MOSEI that holds the same columns, where there is one."""
+    sequence: ClassVar[tuple[str, int] | None] = None
+    """The computational sequence (.csd) of CMU-MOSEI that holds the same, where there is one: its name, and how many columns
+    it has."""
 
     def parse(self, data: bytes, path: str, deadline: Callable[[], None]) -> Sequence2D:
         """A whole file. path: its name, for its suffix and for errors. deadline: to be called in long loops.
@@ -71,7 +72,7 @@ class Importer(Extractor):
         raise NotImplementedError
 
     def from_sequence(self, found: Sequence2D) -> Sequence2D:
-        """Of the columns of the computational sequence, those of this stream."""
+        """Of all columns of the computational sequence, those of this stream. What is not finite is NaN already."""
         return found
 
     def settled(self, clips: Sequence[Clip]) -> Self:
@@ -106,10 +107,12 @@ class Importer(Extractor):
                 raise ClipError(f"{path}: {type(self).name} is not read from computational sequences")
             if not can_be_read(path):
                 raise ClipError(f"can't read {path}: {readable()}")
-            times, values, tokens = self.from_sequence(Sequence2D(*read_segment(path, key, start, clip.end)))
-            if values.shape[1] != len(self.columns):
-                found, expected = values.shape[1], f"{len(self.columns)} of {self.sequence}"
-                raise ClipError(f"{os.path.basename(path)}, video {key!r} has {found} columns, expected {expected}")
+            segment = Sequence2D(*read_segment(path, key, start, clip.end))
+            name, width = self.sequence
+            if segment.values.shape[1] != width:
+                found = segment.values.shape[1]
+                raise ClipError(f"{os.path.basename(path)}, video {key!r} has {found} columns, expected {width} of {name}")
+            times, values, tokens = self.from_sequence(segment)
             if not len(times):
                 raise ClipError(f"{os.path.basename(path)}, video {key!r} has no frame between the clip's start and end")
             return Features(values, times - start, tokens)

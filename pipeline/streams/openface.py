@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.clip import ClipError, Modality
-from pipeline.streams.imported import Importer, Sequence2D, finite, names_of, open_table
+from pipeline.streams.imported import Importer, Sequence2D, names_of, open_table
 
 AXES = "xyz"
 INTENSITIES = ("01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15", "17", "20", "23", "25", "26", "45")
@@ -61,7 +61,7 @@ class OpenFace(Importer):
     frame_shift: ClassVar[float | None] = None
     licence: ClassVar[str] = "OpenFace: academic or non-profit research only"
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
-    sequence: ClassVar[str | None] = "OpenFace_2"
+    sequence: ClassVar[tuple[str, int] | None] = ("OpenFace_2", len(ALL) + 4)
 
     def __post_init__(self) -> None:
         given = names_of(self.groups)
@@ -98,14 +98,11 @@ class OpenFace(Importer):
         return _best_face(times, values, stamps[:, 3], np.where(success == 1, confidence, 0.0))
 
     def from_sequence(self, found: Sequence2D) -> Sequence2D:
-        columns = found.values.shape[1]
-        if columns != len(ALL) + 4:
-            raise ClipError(f"a sequence of {columns} columns, expected the {len(ALL) + 4} of OpenFace 2.0's header")
         success = found.values[:, 3]
         if not np.isin(success, (0, 1)).all():
             raise ClipError("column 4 of the sequence holds more than 0 and 1: expected success, as in OpenFace 2.0's header")
         place = {name: i for i, name in enumerate(ALL, 4)}
-        values = finite(found.values[:, [place[name] for name in self.columns]])
+        values = found.values[:, [place[name] for name in self.columns]]
         return Sequence2D(found.times, self._observed(values, found.values[:, 2], success))
 
     def _observed(

@@ -12,31 +12,31 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from csd_files import write_csd
 from scipy.io import savemat
 
-from pipeline.clip import Clip, ClipError
+from pipeline.clip import Clip
 from pipeline.extract import extract_rows
 from pipeline.store import ClipRow
 from pipeline.streams import make_stream
-from pipeline.streams.covarep import COLUMNS, Covarep
-from pipeline.streams.imported import Sequence2D
+from pipeline.streams.covarep import COLUMNS
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(30, 74))
 CELL = np.array([*COLUMNS], dtype=object)[None]  # a 1 x 74 cell array of strings, as COVAREP saves it
 
 
-def extract(path: Path) -> ClipRow:
+def extract(path: Path | str) -> ClipRow:
     return extract_rows(make_stream("covarep", {"files": str(path)}), [Clip("c", "")])[0]
 
 
-def values(path: Path) -> np.ndarray:
+def values(path: Path | str) -> np.ndarray:
     result = extract(path)
     assert result.features is not None, result.reason
     return result.features.values
 
 
-def reason(path: Path) -> str:
+def reason(path: Path | str) -> str:
     result = extract(path)
     assert result.status == "error"
     return str(result.reason)
@@ -113,10 +113,10 @@ def test_what_is_not_finite_is_not_observed_and_unvoiced_frames_stay(tmp_path: P
     found = values(save(tmp_path / "a.mat", "5", features=features))
     assert np.argwhere(np.isnan(found)).tolist() == [[3, 5], [4, 6], [5, 7]]
     assert found[7, :2].tolist() == [0, 0]
-    sequence = Covarep().from_sequence(Sequence2D(np.arange(30.0), features.astype(np.float32)))
-    assert np.array_equal(sequence.values, found, equal_nan=True)
-    with pytest.raises(ClipError, match="a sequence of 73 columns, expected COVAREP's 74"):
-        Covarep().from_sequence(Sequence2D(np.arange(30.0), features[:, 1:].astype(np.float32)))
+    times = np.column_stack([np.arange(30), np.arange(30) + 1]) / 100
+    sequence = write_csd(tmp_path / "c.csd", "COVAREP", {"v": (times, features), "w": (times, features[:, 1:])})
+    assert np.array_equal(values(f"{sequence}#v"), found, equal_nan=True)
+    assert "has 73 columns, expected 74 of COVAREP" in reason(f"{sequence}#w")
 
 
 @pytest.mark.parametrize("version", ["5", "7", "7.3"])

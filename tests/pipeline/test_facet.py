@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csd_files import write_csd
 
-from pipeline.clip import Clip, ClipError
+from pipeline.clip import Clip
 from pipeline.extract import extract_rows
 from pipeline.store import ClipRow
 from pipeline.streams import make_stream
@@ -25,11 +26,11 @@ EXPORT = [KINDS.get(name, f"{name} Evidence") for name in COLUMNS]
 PREAMBLE = "#Study : Talk\n#Date : 20171006 11:12:32\n#Version : 6.1.2667.3\n\n"
 
 
-def extract(path: Path, **options: object) -> ClipRow:
+def extract(path: Path | str, **options: object) -> ClipRow:
     return extract_rows(make_stream("facet", {"files": str(path), **options}), [Clip("c", "")])[0]
 
 
-def found(path: Path, **options: object) -> Sequence2D:
+def found(path: Path | str, **options: object) -> Sequence2D:
     result = extract(path, **options)
     assert result.features is not None, result.reason
     return Sequence2D(result.features.times, result.features.values)
@@ -162,15 +163,15 @@ def test_files_that_are_not_facets_are_refused(tmp_path: Path) -> None:
     assert "line 4 has 3 fields, expected 38" in str(extract(short).reason)
 
 
-def test_the_computational_sequence_has_the_same_columns() -> None:
+def test_the_computational_sequence_has_the_same_columns(tmp_path: Path) -> None:
     rows = np.arange(70, dtype=np.float32).reshape(2, 35) + 1
     rows[1] = 0
     rows[0, 34] = np.inf
-    times = np.array([0.0, 0.1])
-    whole = Facet(emotions=True).from_sequence(Sequence2D(times, rows)).values
+    times = np.array([[0.0, 0.1], [0.1, 0.2]])
+    sequence = write_csd(tmp_path / "f.csd", "FACET 4.2", {"v": (times, rows), "w": (times, rows[:, :20])})
+    whole = found(f"{sequence}#v", emotions=True).values
     assert whole[0, :34].tolist() == list(range(1, 35))
     assert np.isnan(whole[0, 34])
     assert np.isnan(whole[1]).all()
-    assert np.array_equal(Facet().from_sequence(Sequence2D(times, rows)).values, whole[:, 10:], equal_nan=True)
-    with pytest.raises(ClipError, match="a sequence of 20 columns, expected the 35 of FACET"):
-        Facet().from_sequence(Sequence2D(times, rows[:, :20]))
+    assert np.array_equal(found(f"{sequence}#v").values, whole[:, 10:], equal_nan=True)
+    assert "has 20 columns, expected 35 of FACET 4.2" in str(extract(f"{sequence}#w").reason)

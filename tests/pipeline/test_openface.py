@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csd_files import write_csd
 
-from pipeline.clip import Clip, ClipError
+from pipeline.clip import Clip
 from pipeline.extract import extract_rows
 from pipeline.store import ClipRow
 from pipeline.streams import make_stream
-from pipeline.streams.imported import Sequence2D
 from pipeline.streams.openface import GROUPS, OpenFace
 
 
@@ -53,11 +53,11 @@ def write(path: Path, header: list[str], lines: list[dict[str, float]], space: b
     return path
 
 
-def extract(path: Path, **options: object) -> ClipRow:
+def extract(path: Path | str, **options: object) -> ClipRow:
     return extract_rows(make_stream("openface", {"files": str(path), **options}), [Clip("c", "")])[0]
 
 
-def values(path: Path, **options: object) -> np.ndarray:
+def values(path: Path | str, **options: object) -> np.ndarray:
     result = extract(path, **options)
     assert result.features is not None, result.reason
     return result.features.values
@@ -173,13 +173,14 @@ def test_the_computational_sequence_is_the_csv_of_2_0(tmp_path: Path) -> None:
     sequence = np.array([[line[name] for name in V20] for line in lines], np.float32)
     sequence[2, V20.index("AU01_r")] = -np.inf
     stream = OpenFace()
-    times = np.array([0.0, 0.1, 0.2])
-    found = stream.from_sequence(Sequence2D(times, sequence))
+    times = np.array([[0.0, 0.1], [0.1, 0.2], [0.2, 0.3]])
+    videos = {"v": sequence, "w": sequence[:, 4:], "x": np.roll(sequence, 1, axis=1)}
+    path = write_csd(tmp_path / "o.csd", "OpenFace_2", {video: (times, of) for video, of in videos.items()})
+    found = extract(f"{path}#v").features
+    assert found is not None
     expected = values(write(tmp_path / "a.csv", V20, lines)).copy()
     expected[2, stream.columns.index("AU01_r")] = np.nan
     assert found.values == pytest.approx(expected, rel=1e-5, nan_ok=True)
-    assert found.times is times
-    with pytest.raises(ClipError, match=r"a sequence of 709 columns, expected the 713 of OpenFace 2.0's header"):
-        stream.from_sequence(Sequence2D(times, sequence[:, 4:]))
-    with pytest.raises(ClipError, match="column 4 of the sequence holds more than 0 and 1"):
-        stream.from_sequence(Sequence2D(times, np.roll(sequence, 1, axis=1)))
+    assert found.times == pytest.approx(times.mean(1))
+    assert "has 709 columns, expected 713 of OpenFace_2" in str(extract(f"{path}#w").reason)
+    assert "column 4 of the sequence holds more than 0 and 1" in str(extract(f"{path}#x").reason)
