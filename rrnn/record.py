@@ -111,14 +111,7 @@ def _prediction_rows(
     rows = []
     values = apply_link(card.link, outputs)
     for i, value in zip(indices, values, strict=True):
-        row = {
-            "clip_id": clips.ids[i],
-            "uri": clips.uris[i],
-            "start": clips.starts[i],
-            "end": clips.ends[i],
-            "speaker": clips.speakers[i],
-            "split": side,
-        }
+        row = {**_about(clips, i), "split": side}
         if targets.task == "classification":
             row |= {"target": clips.emotions[i], "prediction": targets.names[int(value.argmax())]}
             row |= {f"p_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
@@ -127,6 +120,16 @@ def _prediction_rows(
             row |= {f"y_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
         rows.append(row)
     return rows
+
+
+def _about(clips: ClipSet, i: int) -> dict[str, Any]:
+    return {
+        "clip_id": clips.ids[i],
+        "uri": clips.uris[i],
+        "start": clips.starts[i],
+        "end": clips.ends[i],
+        "speaker": clips.speakers[i],
+    }
 
 
 def _write_outcomes(run: RunFolder, store: StoreIndex, clips: ClipSet) -> None:
@@ -165,13 +168,5 @@ def _write_examples(
         found = read_times(store, clips.shards[i], clips.ids[i])
         times = {s: clips.preparation.times(s, of) for s, of in found.items()}
         target = targets.names[targets.values[i]] if targets.task == "classification" else None
-        about = {
-            "clip_id": clips.ids[i],
-            "uri": clips.uris[i],
-            "start": clips.starts[i],
-            "end": clips.ends[i],
-            "speaker": clips.speakers[i],
-            "target": target,
-        }
-        rows += [{**about, **row} for row in explain(model, card, sequence, times)]
+        rows += [{**_about(clips, i), "target": target, **row} for row in explain(model, card, sequence, times)]
     run.write_table("examples.parquet", pa.Table.from_pylist(rows))

@@ -209,9 +209,10 @@ def slug_of(name: str) -> str:
 def read_run(url: str | Path) -> Run:
     """Read a finished run from a path or fsspec URL. Raises ValueError that names the folder and what is missing or wrong."""
     folder = RunFolder(str(url))
-    if _read(folder, "summary.json").get("test", {}) is None:
+    summary = _read(folder, FILES[0])
+    if summary.get("test", {}) is None:  # before its other files are asked for, of which it lacks some
         raise ValueError(f"run {folder.url}: {CLOSED}")
-    summary, config, epochs, predictions, streams, unusable, examples = (_read(folder, name) for name in FILES)
+    config, epochs, predictions, streams, unusable, examples = (_read(folder, name) for name in FILES[1:])
     for (name, keys), content in zip(KEYS.items(), (config, summary), strict=True):
         if missing := [k for k in keys.split() if k not in content]:
             raise ValueError(f"run {folder.url}: {name}: {', '.join(missing)} is missing")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-import tempfile
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +11,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.io import wavfile
+from sources import extract
 
-from pipeline.clip import Clip, ClipError
-from pipeline.media import AUDIO_RATE, open_media
+from pipeline.clip import ClipError
+from pipeline.media import AUDIO_RATE
 from pipeline.streams._whisper import whisper_model
 from pipeline.streams.acoustic import COLUMNS, HOP, Acoustic
-from pipeline.streams.base import Extractor, Features
+from pipeline.streams.base import Extractor
 from pipeline.streams.egemaps import Egemaps
 from pipeline.streams.speech import Speech
 
@@ -28,17 +25,6 @@ Samples = npt.NDArray[np.float64]
 
 ACOUSTIC = Acoustic()
 INNER = slice(10, -10)  # frames whose windows lie inside the sound
-
-
-def extract(extractor: Extractor, samples: Samples) -> Features:
-    """The features of a WAV file of these samples (32-bit float, 16 kHz), with warnings as errors."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        path = Path(folder) / "clip.wav"
-        wavfile.write(path, AUDIO_RATE, samples.astype(np.float32))
-        clip = Clip("clip", str(path))
-        with open_media(clip) as media:
-            return extractor.extract(clip, media)
 
 
 def acoustic(samples: Samples) -> dict[str, npt.NDArray[np.float32]]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sources import touch
 
 import pipeline.corpora.folder
 from pipeline.clip import Clip, Word
@@ -22,13 +23,6 @@ def read_folder(source: str) -> list[Clip]:
     clips = list(FolderCorpus().clips(source, problems.append))
     assert not problems
     return clips
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
 
 
 def test_folder_without_manifest_lists_media_in_order_through_links(tmp_path: Path) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import pickle
-import tempfile
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.io import wavfile
+import sources
 from scipy.optimize import brentq
 
-from pipeline.clip import Clip
-from pipeline.media import AUDIO_RATE, open_media
+from pipeline.media import AUDIO_RATE
 from pipeline.streams import DEFAULT_STREAMS, make_stream
 from pipeline.streams.base import Features
 from pipeline.streams.covarep_like import COLUMNS, CovarepLike
@@ -33,14 +29,7 @@ BANDWIDTHS = (70, 90, 120, 150, 200, 250, 300, 350)
 
 
 def extract(samples: Samples, rate: int = AUDIO_RATE) -> Features:
-    """The features of a WAV file of these samples (32-bit float), with warnings as errors."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        path = Path(folder) / "clip.wav"
-        wavfile.write(path, rate, samples.astype(np.float32))
-        clip = Clip("clip", str(path))
-        with open_media(clip) as media:
-            return CovarepLike().extract(clip, media)
+    return sources.extract(CovarepLike(), samples, rate)
 
 
 def columns_of(samples: Samples, rate: int = AUDIO_RATE) -> Columns:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sources
 from scipy.io import wavfile
+from sources import touch
 from test_s3 import bucket  # noqa: F401
 
 from pipeline.clip import Clip
@@ -20,16 +22,8 @@ from pipeline.files import Folder
 from pipeline.streams.acoustic import Acoustic
 
 
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-
-
 def read(folder: Path, **options: str) -> tuple[list[Clip], list[Problem]]:
-    problems: list[Problem] = []
-    return list(CremaD(**options).clips(str(folder), problems.append)), problems  # type: ignore[arg-type]
+    return sources.read(CremaD(**options), folder)  # type: ignore[arg-type]
 
 
 def write_votes(path: Path, *rows: tuple[int, str, str]) -> None:

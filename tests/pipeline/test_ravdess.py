@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sources
+from sources import touch
 
 from pipeline.clip import Clip
 from pipeline.corpora.base import Problem
 from pipeline.corpora.ravdess import FOLDS, PUBLISHED, Ravdess
 
 
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-
-
 def read(folder: Path, **options: str) -> tuple[list[Clip], list[Problem]]:
-    problems: list[Problem] = []
-    return list(Ravdess(**options).clips(str(folder), problems.append)), problems  # type: ignore[arg-type]
+    return sources.read(Ravdess(**options), folder)  # type: ignore[arg-type]
 
 
 def test_a_name_is_read_field_by_field(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from csd_files import write_csd
+from sources import touch
 
 from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
@@ -15,13 +16,6 @@ from pipeline.corpora.cmu_mosei import standard_folds
 from pipeline.corpora.reading import read_corpus
 from rrnn.config import TrainConfig
 from rrnn.splits import SIDES, split_clips
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
 
 
 def own_folder(root: Path) -> None:
