@@ -23,10 +23,10 @@ def left_to_do(card: ModelCard) -> list[str]:
             f"the model was trained with train.normalise={card.normalise}: take the {card.normalise}'s mean and deviation, "
             "over all of its clips, out of every column before (model/statistics.parquet in the run has those of the training)"
         )
-    if card.pool:
+    if pooled := {stream: n for stream, n in card.pool.items() if n > 1}:
         found.append(
             "frames were pooled: average "
-            + ", ".join(f"each {n} frames of {s}" for s, n in sorted(card.pool.items()))
+            + ", ".join(f"each {n} frames of {s}" for s, n in sorted(pooled.items()))
             + " into one before, leaving out what is not observed"
         )
     return found
