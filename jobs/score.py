@@ -23,7 +23,7 @@ from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.isolated import IsolatedExtractors
-from pipeline.on_ray import extract_on_ray, gpu_share, map_units, placed, ray_started
+from pipeline.on_ray import counted, extract_on_ray, gpu_share, map_units, placed, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor
@@ -118,7 +118,7 @@ class ScoreWorker:
         self.store = Store(config.out)
         self.model, self.card, self.model_id = load_model(config.run)
         self.extractors = extractors
-        self.isolated = IsolatedExtractors(self.extractors, config.clip_seconds)
+        self.run = counted(IsolatedExtractors(self.extractors, config.clip_seconds).rows)
         self.preparation = load_preparation(config.run, self.card)
         self.known = self.preparation.normaliser
         if self.known is not None:
@@ -129,7 +129,7 @@ class ScoreWorker:
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         clips = self.store.clips(unit["shard"])
         if self.known is None:
-            streams = {e.name: self.isolated.rows(e, clips) for e in self.extractors}
+            streams = {e.name: self.run(e, clips, self.config.clip_seconds) for e in self.extractors}
         else:
             streams = {e.name: self.store.rows(e.name, unit["shard"]) for e in self.extractors}
         rows = self.score(clips, streams)

@@ -26,7 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
-from pipeline.on_ray import cluster_cpus, quiet_data_context, ray_started
+from pipeline.on_ray import cluster_cpus, quiet_data_context, ray_started, tell
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
@@ -76,6 +76,11 @@ def train_worker(loop: dict[str, Any]) -> None:
 
     def report(figures: dict[str, Any], folder: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder is not None else None
+        if context.get_world_rank() == 0:
+            tell("rrnn_epoch", figures["epoch"])
+            tell("rrnn_epoch_loss", figures["train_loss"], part="train")
+            tell("rrnn_epoch_loss", figures["valid_loss"], part="valid")
+            tell("rrnn_samples_per_second", figures["clips_per_second"])
         ray.train.report(figures, checkpoint=checkpoint)
         if folder is not None:
             shutil.rmtree(folder)  # it is in the run by now

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import ray
 import ray.train
@@ -30,12 +30,12 @@ from ray.tune.search import Searcher
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
-from pipeline.on_ray import cluster_cpus, ray_started
+from pipeline.on_ray import cluster_cpus, ray_started, tell
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.results import CLASSIFICATION, REGRESSION
 from rrnn.run import RunFolder
 from rrnn.spaces import SPACES, Space, open_space
-from rrnn.sweep import Opening, Settings, Sweep, Trial, about_the_test, name_of, winner
+from rrnn.sweep import Opening, Settings, State, Sweep, Trial, about_the_test, name_of, winner
 from rrnn.train import CHECKPOINT_SECONDS, Diverged, Workers, divide, keep_freed_memory, train
 
 RETRIES = 2
@@ -219,6 +219,8 @@ class _Progress(tune.Callback):  # type: ignore[misc]
         best = winner(self.settings, trials)
         so_far = f"best {best.name} {_figure(self.settings, best)}" if best else "none has a figure yet"
         over = sum(t.over for t in trials)
+        for state in get_args(State):
+            tell("rrnn_trials", sum(t.state == state for t in trials), state=state)
         console.print(f"  {over}/{self.n}  {trial_line(self.settings, trials[number])}  [{so_far}]")
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import os
+import time
 import warnings
+from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.extract import ShardReport, Work, extract_shard
+from pipeline.clip import Clip
+from pipeline.extract import Run, ShardReport, Work, extract_shard
 from pipeline.isolated import IsolatedExtractors
-from pipeline.store import Store
+from pipeline.store import ClipRow, Store
 from pipeline.streams.base import Extractor
 
 MAX_BLOCKS = 2_000
@@ -39,7 +44,6 @@ def ray_started(num_cpus: int | None = None) -> Iterator[None]:
     # What workers print stays in Ray's log files: progress is told by the driver, and a worker's error reaches it anyway.
     options: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
     if "RAY_ADDRESS" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else is meant to reach it, and it listens on loopback
         options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
     ray.init(**options)
     try:
@@ -116,6 +120,9 @@ def map_units(
     if not units:
         return
     quiet_data_context()
+    waiting = Tally(unit.get("stream", "all") for unit in units)
+    for stream, n in waiting.items():
+        tell("rrnn_units_waiting", n, stream=stream)
     most = max(1, int(cluster_cpus() // cpus)) if workers is None else workers
     most = min(most, len(units))
     source = ray.data.from_items(list(units), override_num_blocks=min(len(units), MAX_BLOCKS))
@@ -127,7 +134,67 @@ def map_units(
         num_gpus=gpus or None,
         ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
     )
-    yield from results.iter_rows()
+    for result in results.iter_rows():
+        stream = result.get("stream", "all")
+        waiting[stream] -= 1
+        tell("rrnn_units_waiting", waiting[stream], stream=stream)
+        yield result
+
+
+# -- what Prometheus is told (infra/monitoring). Nothing of a clip, a speaker or a path.
+
+METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rrnn_clips_total": ("Clips done in a stream.", ("stream", "modality", "status")),
+    "rrnn_frames_total": ("Frames extracted.", ("stream", "modality")),
+    "rrnn_unusable_total": ("Clips that can't be used, by kind of reason.", ("stream", "reason")),
+    "rrnn_clip_seconds": ("Wall clock a clip, the mean of its shard.", ("stream",)),
+    "rrnn_units_waiting": ("Units of work (a stream of a shard) not done yet.", ("stream",)),
+    "rrnn_epoch": ("Epochs that a training has ended.", ()),
+    "rrnn_epoch_loss": ("Of the last epoch; part: train or valid.", ("part",)),
+    "rrnn_samples_per_second": ("Clips a second in the last epoch's training.", ()),
+    "rrnn_trials": ("Of a sweep, by state.", ("state",)),
+}
+"""What each says, and its labels."""
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+REASONS = ("timeout", "can't decode", "the decoder crashed", "can't read", "no such file", "the file is", "too short")
+"""How the reasons of unusable clips begin that are told apart; others are "other", so that a label has few values."""
+
+
+@functools.cache
+def _metric(kind: type[Counter] | type[Gauge] | type[Histogram], name: str, **more: Any) -> Any:
+    about, labels = METRICS[name]
+    return kind(name, about, tag_keys=labels, **more)
+
+
+def tell(name: str, value: float, **labels: str) -> None:
+    """Set a gauge. Ray exports it as ray_<name>, and leaves out what is NaN or infinite."""
+    _metric(Gauge, name).set(value, labels)
+
+
+def _count(name: str, n: int, **labels: str) -> None:
+    _metric(Counter, name).inc(n, labels)
+
+
+def counted(run: Run) -> Run:
+    """The same, and each row is counted."""
+
+    def counting(extractor: Extractor, clips: Sequence[Clip], clip_seconds: float) -> list[ClipRow]:
+        began = time.perf_counter()
+        rows = run(extractor, clips, clip_seconds)
+        each = (time.perf_counter() - began) / max(1, len(rows))
+        stream, modality = extractor.name, extractor.modality
+        for row in rows:
+            _count("rrnn_clips_total", 1, stream=stream, modality=modality, status=row.status)
+            _metric(Histogram, "rrnn_clip_seconds", boundaries=SECONDS).observe(each, {"stream": stream})
+            if row.status == "error":
+                kind = next((r for r in REASONS if (row.reason or "").startswith(r)), "other")
+                _count("rrnn_unusable_total", 1, stream=stream, reason=kind)
+            elif row.features is not None:
+                _count("rrnn_frames_total", len(row.features.times), stream=stream, modality=modality)
+        return rows
+
+    return counting
 
 
 class _ExtractWorker:
@@ -137,11 +204,11 @@ class _ExtractWorker:
         self.store = Store(store)
         self.extractors = {e.name: e for e in extractors}
         self.clip_seconds = clip_seconds
-        self.isolated = IsolatedExtractors(extractors, clip_seconds)
+        self.run = counted(IsolatedExtractors(extractors, clip_seconds).rows)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         extractor = self.extractors[unit["stream"]]
-        report = extract_shard(self.store, extractor, unit["shard"], self.clip_seconds, self.isolated.rows)
+        report = extract_shard(self.store, extractor, unit["shard"], self.clip_seconds, self.run)
         return dataclasses.asdict(report)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import jobs  # noqa: F401  its Ray wants a token, which must be there before Ray is imported
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

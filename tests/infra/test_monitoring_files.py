@@ -12,18 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.on_ray import METRICS
+
 FOLDER = Path(__file__).parents[2] / "infra" / "monitoring"
-OURS = {
-    "rrnn_clips_total": {"stream", "modality", "status"},
-    "rrnn_frames_total": {"stream", "modality"},
-    "rrnn_unusable_total": {"stream", "reason"},
-    "rrnn_units_waiting": {"stream"},
-    "rrnn_clip_seconds_bucket": {"stream", "le"},
-    "rrnn_epoch": set(),
-    "rrnn_epoch_loss": {"part"},
-    "rrnn_samples_per_second": {"run"},
-    "rrnn_trials": {"state"},
-}
+OURS = {name: set(labels) for name, (_, labels) in METRICS.items() if name != "rrnn_clip_seconds"}
+OURS["rrnn_clip_seconds_bucket"] = {"stream", "le"}
 RAYS = {  # seen on a running cluster of this version, but for the last three, which come with lost machines and kills
     "node_cpu_count", "node_cpu_utilization", "node_mem_used", "node_mem_total", "node_disk_free", "node_disk_usage",
     "object_store_memory", "cluster_active_nodes", "node_gpus_utilization",
