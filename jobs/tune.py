@@ -60,6 +60,7 @@ class TuneJob:
     """Training processes of each trial; they share its CPUs and GPUs."""
     test: bool = True
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    at_a_time: int | None = None
 
 
 def load_clips(store: StoreIndex) -> list[Any]:
@@ -288,10 +289,16 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
 
 
 def _at_a_time(job: TuneJob) -> int:
-    """How many trials the cluster has room for. Raises ValueError where it has none for one."""
+    """How many trials are trained at a time: as many as the cluster has room for, unless the job says; a cluster that has none
+    yet may bring some. Raises ValueError where there is no room for one, and nobody says."""
+    if job.at_a_time is not None:
+        return job.at_a_time
     cpus, gpus = cluster_cpus(), float(ray.cluster_resources().get("GPU", 0))
     if cpus < job.cpus or gpus < job.gpus:
-        raise ValueError(f"a trial asks for {job.cpus:g} CPUs and {job.gpus:g} GPUs: Ray knows of {cpus} and {gpus:g}")
+        raise ValueError(
+            f"a trial asks for {job.cpus:g} CPUs and {job.gpus:g} GPUs: Ray knows of {cpus} and {gpus:g} (--at-a-time N, where "
+            "the cluster brings more)"
+        )
     return int(min(cpus / job.cpus, gpus / job.gpus if job.gpus else math.inf))
 
 
@@ -384,6 +391,10 @@ def main(
     workers_per_trial: Annotated[
         int, typer.Option(min=1, help="Training processes (DDP) of each trial; more than one costs half a minute a trial.")
     ] = 1,
+    at_a_time: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time; as many as there is room for by default. For clusters that grow."),
+    ] = None,
     test: Annotated[bool, typer.Option(help="Test the winner. --no-test leaves the test set closed.")] = True,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="How often a trial saves what a resume needs; at the end of an epoch.")
@@ -420,7 +431,7 @@ def main(
         grace=grace,
         reduction=reduction,
     )
-    job = TuneJob(out, trials, cpus_per_trial, gpus_per_trial, workers_per_trial, test, checkpoint_seconds)
+    job = TuneJob(out, trials, cpus_per_trial, gpus_per_trial, workers_per_trial, test, checkpoint_seconds, at_a_time)
     if dry_run:
         console.print_json(json.dumps({**asdict(settings), **asdict(job)}))
         return
