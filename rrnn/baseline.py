@@ -9,6 +9,7 @@ on its validation clips.
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,13 +54,20 @@ class _Filled(StandardScaler):  # type: ignore[misc]
         return filled
 
 
-def statistics_baseline(clips: ClipSet, objective: Objective, split: Split) -> dict[str, float]:
-    """Its figures on the test clips, as Objective.score() has them, and "strength", the inverse of the chosen penalty. Nothing
-    where the training clips are all of one class, or have only soft labels."""
+class Baseline(NamedTuple):
+    """figures: on the test clips, as Objective.score() has them, and "strength", the inverse of the chosen penalty. values:
+    probabilities, or intensities, of the test clips, (n, C)."""
+
+    figures: dict[str, float]
+    values: Doubles
+
+
+def statistics_baseline(clips: ClipSet, objective: Objective, split: Split) -> Baseline | None:
+    """The linear model, fitted and tested. None where the training clips are all of one class, or have only soft labels."""
     sides = {name: split.side(name)[objective.targets.scored[split.side(name)]] for name in SIDES}
     target = {name: objective.targets.values[indices] for name, indices in sides.items()}
     if objective.targets.task == "classification" and len(np.unique(target["train"])) < 2:
-        return {}
+        return None
     x = {name: clip_statistics(clips, indices) for name, indices in sides.items()}
 
     def values(fitted: Pipeline, name: str) -> Doubles:
@@ -77,7 +85,8 @@ def statistics_baseline(clips: ClipSet, objective: Objective, split: Split) -> d
     best = min(STRENGTHS, key=error)
     both = np.concatenate([x["train"], x["valid"]]), np.concatenate([target["train"], target["valid"]])
     fitted = _fit(objective.targets.task, best, *both)
-    return {**objective.score(sides["test"], values(fitted, "test")), "strength": best}
+    answers = values(fitted, "test")
+    return Baseline({**objective.score(sides["test"], answers), "strength": best}, answers)
 
 
 def _fit(task: str, strength: float, x: Doubles, target: npt.NDArray[np.generic]) -> Pipeline:

@@ -80,7 +80,11 @@ def write_results(
     """Predictions, what became of the clips, examples, and the summary, last. outputs: (n, C), of the validation clips,
     and of the test clips where these are open. about: the summary's first keys."""
     targets = objective.targets
-    rows = [row for side, of in outputs.items() for row in _prediction_rows(clips, targets, card, side, split.side(side), of)]
+    baseline = statistics_baseline(clips, objective, split) if "test" in outputs else None
+    rows = []
+    for side, of in outputs.items():
+        averages = baseline.values if baseline is not None and side == "test" else None
+        rows += _prediction_rows(clips, targets, card, side, split.side(side), of, averages)
     run.write_table("predictions.parquet", pa.Table.from_pylist(rows))
     _write_outcomes(run, store, clips)
     scores = {side: objective.score(split.side(side), apply_link(card.link, of)) for side, of in outputs.items()}
@@ -90,7 +94,7 @@ def write_results(
         naive = np.tile(objective.constant(split.train), (len(split.test), 1))
         summary |= {
             "naive": objective.score(split.test, apply_link(card.link, naive)),
-            "statistics": statistics_baseline(clips, objective, split),
+            "statistics": baseline.figures if baseline is not None else {},
             "human": human_figures(clips, targets, split.test),
         }
     run.write_json("summary.json", summary)
@@ -106,11 +110,19 @@ def human_figures(clips: ClipSet, targets: Targets, indices: IntArray) -> dict[s
 
 
 def _prediction_rows(
-    clips: ClipSet, targets: Targets, card: ModelCard, side: str, indices: IntArray, outputs: npt.NDArray[np.float64]
+    clips: ClipSet,
+    targets: Targets,
+    card: ModelCard,
+    side: str,
+    indices: IntArray,
+    outputs: npt.NDArray[np.float64],
+    averages: npt.NDArray[np.float64] | None,
 ) -> list[dict[str, Any]]:
+    """averages: what the linear model of averages answered to the same clips, kept beside, so that the two can be compared clip
+    by clip."""
     rows = []
     values = apply_link(card.link, outputs)
-    for i, value in zip(indices, values, strict=True):
+    for k, (i, value) in enumerate(zip(indices, values, strict=True)):
         row = {**_about(clips, i), "split": side}
         if targets.task == "classification":
             row |= {"target": clips.emotions[i], "prediction": targets.names[int(value.argmax())]}
@@ -118,6 +130,7 @@ def _prediction_rows(
         else:
             row |= {f"t_{name}": float(v) for name, v in zip(targets.names, targets.values[i], strict=True)}
             row |= {f"y_{name}": float(v) for name, v in zip(targets.names, value, strict=True)}
+        row |= {f"averages_{n}": None if averages is None else float(averages[k, c]) for c, n in enumerate(targets.names)}
         rows.append(row)
     return rows
 

@@ -50,6 +50,7 @@ from rrnn.tables import (
     Cell,
     Experiment,
     Table,
+    averages_table,
     best_on_validation,
     calibration_table,
     differences_table,
@@ -459,6 +460,7 @@ class Experiments:
     scores: Table
     comparison: Picture
     paper: list[Table]
+    averages: Table | None
     differences: Table | None
     emotions: Table | None
     calibration: Table | None
@@ -476,7 +478,7 @@ def _experiments(experiments: Sequence[Experiment], output: Output) -> Experimen
     calibration = calibration_table(experiments)
     curves = {e.label: c.curves() for e in experiments if (c := e.calibration)}
     drawn = dict(list(curves.items())[:MAX_RELIABILITY])
-    differences = differences_table(experiments, measure)
+    averages, differences = averages_table(experiments, measure), differences_table(experiments, measure)
     regression = experiments[0].pooled.regression
     return Experiments(
         scores=output.table(variants_table(experiments), latex=True),
@@ -493,6 +495,7 @@ def _experiments(experiments: Sequence[Experiment], output: Output) -> Experimen
             ),
         ),
         paper=[output.table(t, latex=True) for t in paper],
+        averages=averages and output.table(averages, latex=True),
         differences=differences and output.table(differences, latex=True),
         emotions=output.table(emotions_table(experiments), latex=True) if regression else None,
         calibration=output.table(calibration, latex=True) if calibration.rows else None,

@@ -128,6 +128,13 @@ class Run:
             return self._columns("t_")
         return np.array([self.classes.index(c["target"]) for c in self.clips])
 
+    @cached_property
+    def averages(self) -> Array | None:
+        """What the linear model of averages answered to the test clips, (n, C); None where there was none."""
+        if any(c.get(f"averages_{name}") is None for c in self.clips for name in self.classes):
+            return None
+        return self._columns("averages_")
+
     def _columns(self, prefix: str) -> Array:
         columns = np.array([[c[prefix + name] for name in self.classes] for c in self.clips], dtype=np.float64)
         for clip, row in zip(self.clips, columns, strict=True):

@@ -198,6 +198,13 @@ class Experiment:
         found = [r.summary.get(name, {}).get(key) for r in self.runs]
         return None if None in found else float(np.average(found, weights=[len(r.clips) for r in self.runs]))
 
+    @cached_property
+    def averages(self) -> Pooled | None:
+        """What the linear model of averages answered to the same clips; None where a run has none."""
+        answers = [r.averages for r in self.runs]
+        parts = [replace(part, values=a) for part, a in zip(self.parts, answers, strict=True) if a is not None]
+        return statistics.pool(parts) if len(parts) == len(answers) else None
+
     def with_noise(self, modality: str, level: float, key: str) -> Estimate | None:
         """A measure with noise of a level on a modality, of ablation.parquet: mean over draws, folds (by their clips, as in
         baseline) and seeds. Has no interval, since only scores were kept. None where a run was not tested so."""
@@ -391,6 +398,32 @@ def differences_table(experiments: Sequence[Experiment], measure: Measure) -> Ta
                 found.append((e, reference, statistics.compare(e.pooled, reference.pooled, measure.key)))
             except ValueError as error:
                 notes.append(f"{e.label} is not compared with {reference.label}: {error}.")
+    rows = [(e.label, reference.label, e, c) for e, reference, c in found]
+    return _compared("differences", "Differences to what did best on validation clips", rows, measure, notes)
+
+
+def averages_table(experiments: Sequence[Experiment], measure: Measure) -> Table | None:
+    """Each experiment, and the ensemble of its seeds, minus the linear model of averages that learned from the same clips; None
+    where no run has one. All rows are one family for Holm's correction."""
+    rows = []
+    for e in experiments:
+        if e.averages is None:
+            continue
+        rows.append((e.label, AVERAGES, e, statistics.compare(e.pooled, e.averages, measure.key)))
+        if (n := len(e.pooled.seeds)) > 1:
+            together = statistics.compare(e.pooled.ensemble, e.averages.ensemble, measure.key)
+            rows.append((f"{e.label}, ensemble of {n}", AVERAGES, e, together))
+    return _compared("averages", "Differences to the linear model of averages", rows, measure, [])
+
+
+def _compared(
+    name: str,
+    title: str,
+    found: Sequence[tuple[str, str, Experiment, statistics.Comparison]],
+    measure: Measure,
+    notes: Sequence[str],
+) -> Table | None:
+    """found: the two that were compared, the experiment whose clips they are, and how they differ."""
     if not found:
         return None
     difference = f"{measure.name}, {'percentage points' if measure.kind == 'percent' else 'difference'}"
@@ -402,24 +435,25 @@ def differences_table(experiments: Sequence[Experiment], measure: Measure) -> Ta
         "Clips": "count",
         "Speakers": "count",
     }
-    corrected = statistics.holm([c.p for _, _, c in found])
+    corrected = statistics.holm([c.p for *_, c in found])
     rows: list[list[Cell]] = [
-        [e.label, reference.label, _score(*c[:3], e.pooled), c.p, p, c.error_of_seeds, c.clips, c.speakers]
-        for (e, reference, c), p in zip(found, corrected, strict=True)
+        [label, minus, _score(*c[:3], e.pooled), c.p, p, c.error_of_seeds, c.clips, c.speakers]
+        for (label, minus, e, c), p in zip(found, corrected, strict=True)
     ]
-    few = min(c.speakers for _, _, c in found)
+    few = min(c.speakers for *_, c in found)
+    said = list(notes)
     if 2 / 2**few > 0.05:
-        notes.append(f"With {few} speakers, p can't be below {2 / 2**few:.3g}, whatever the difference.")
-    notes.append(
+        said.append(f"With {few} speakers, p can't be below {2 / 2**few:.3g}, whatever the difference.")
+    said.append(
         "p: two-sided, from flipping the signs of each speaker's difference (mean over seeds). It assumes that speakers are "
         "independent, and, if the two were equally good, that a speaker's difference could as well have the other sign. "
         f"Corrected for {len(found)} comparison{'s' if len(found) > 1 else ''} after Holm (1979)."
     )
-    notes.append(
+    said.append(
         "Interval and p are about other speakers, with these seeds. The error from seeds is the standard error that seeds add "
         "to the difference: where it is not small beside it, other seeds could turn the difference round."
     )
-    return Table("differences", "Differences to what did best on validation clips", columns, rows, notes=tuple(notes))
+    return Table(name, title, columns, rows, notes=tuple(said))
 
 
 def emotions_table(experiments: Sequence[Experiment]) -> Table:

@@ -23,6 +23,7 @@ from rrnn.statistics import Estimate
 from rrnn.tables import (
     Experiment,
     Table,
+    averages_table,
     calibration_table,
     differences_table,
     emotions_table,
@@ -116,6 +117,31 @@ def test_differences_are_to_the_best_on_validation(by_hand: list[Experiment]) ->
     assert found["p"] == found["p, corrected"] == pytest.approx(1 / 4)
     assert any("With 3 speakers, p can't be below 0.25" in note for note in table.notes)
     assert differences_table(by_hand[:1], CLASSIFICATION[0]) is None
+
+
+def test_differences_to_the_linear_model_are_clip_by_clip(tmp_path: Path, by_hand: list[Experiment]) -> None:
+    assert averages_table(by_hand, CLASSIFICATION[0]) is None, "no run has kept what the linear model answered"
+    # Two seeds, right on 1 and on 2 of speaker a's two clips, and on 0 and 2 of b's four; the linear model on 1 of a's alone.
+    right = [("a1",), ("a1", "a2", "b1", "b2")]
+    runs = []
+    for seed, of in enumerate(right):
+        answers = [
+            answer(c, c[0], "anger", SURE["anger" if c in of else "sadness"])
+            | {f"averages_{name}": p for name, p in SURE["anger" if c == "a2" else "sadness"].items()}
+            for c in ("a1", "a2", "b1", "b2", "b3", "b4")
+        ]
+        closed = answer("v1", "v", "anger", SURE["anger"], split="valid") | {"averages_anger": None, "averages_sadness": None}
+        classes = ("anger", "sadness")
+        runs.append(read_run(make_run(tmp_path / str(seed), classes=classes, answers=[closed, *answers], seed=seed)))
+    table = averages_table([*group_runs(runs)[0], *by_hand], CLASSIFICATION[0])
+    assert table is not None
+    mean, together = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert mean["Experiment"] == "crema-d-rrnn"
+    assert together["Experiment"] == "crema-d-rrnn, ensemble of 2"
+    assert mean["Accuracy, percentage points"].value == pytest.approx((1 / 6 + 4 / 6) / 2 - 1 / 6)
+    # the mean of 0.9 and 0.2, or 0.9 and 0.9, for the true class is right: a1, a2, b1 and b2
+    assert together["Accuracy, percentage points"].value == pytest.approx(4 / 6 - 1 / 6)
+    assert together["p"] == pytest.approx(1 / 2), "two speakers, both better: 2 / 2^2"
 
 
 def test_corrected_p_is_of_the_whole_family(tmp_path: Path) -> None:
