@@ -111,6 +111,9 @@ class TrainConfig:
     Beta(alpha, alpha). 0 mixes nothing."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the target that is spread over all classes, of cross_entropy."""
+    refit: bool = False
+    """Once the best epoch is known, train a new model of the same seed on training and validation clips together, for as many
+    epochs, and test that one. Validation figures stay those of the first."""
     stream_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Chance that a stream which a clip has is taken for absent in a training step; one always stays."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -139,7 +139,7 @@ def mosei_gating() -> Config:
 def _few(*modalities: Modality, **model: Any) -> Config:
     return Config(
         ModelConfig(**{"hidden": 64, "skip": True, "dropout": 0.5, **model}),
-        TrainConfig(mixup=1.0, epochs=40, patience=40, pool_seconds=0.16),
+        TrainConfig(mixup=1.0, epochs=40, patience=40, pool_seconds=0.16, refit=True),
         modalities=modalities or None,
     )
 

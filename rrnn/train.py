@@ -4,6 +4,8 @@ Each step's clips are drawn for all workers together and dealt out, so an epoch 
 however many workers there are. Gradients are averaged by DistributedDataParallel with each worker's share weighted by its
 number of clips. Every figure is computed from all workers' predictions, never averaged over workers.
 
+With train.refit there are two trainings: one chooses the number of epochs; a new model then learns from validation clips too.
+
 All that a resume must restore: the weights, the best weights so far, the optimiser's moments, and State below. Random
 numbers are seeded anew each epoch, so a run that was killed and resumed is the run that was not.
 """
@@ -11,6 +13,7 @@ numbers are seeded anew each epoch, so a run that was killed and resumed is the 
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import sys
 import time
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 import torch.distributed as dist
@@ -63,6 +67,8 @@ class State:
     epoch: int = 0
     best_epoch: int = 0
     best_loss: float = float("inf")
+    refit_epoch: int = 0
+    """Of the second training, on validation clips too (train.refit)."""
     seconds: float = 0.0
     stopped: bool = False
     """By `stop`, before its patience or its epochs were out."""
@@ -135,24 +141,38 @@ def train(
         pool,
     )
 
-    torch.manual_seed(config.train.seed)
-    model = card.build().to(workers.device)
-    chosen = config.train
-    rate = 0.0 if isinstance(model, Naive) else chosen.learning_rate  # it is given its best constant, below
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=chosen.weight_decay, fused=True)
-    state = State()
+    def begin(learned: Split, fit: bool) -> _Trainer:
+        """A new model of the seed, and how it is trained. fit: standardise by these training clips."""
+        torch.manual_seed(config.train.seed)
+        model = card.build().to(workers.device)
+        rate = 0.0 if isinstance(model, Naive) else config.train.learning_rate  # it is given its best constant, below
+        optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=config.train.weight_decay, fused=True)
+        if fit:
+            fit_standardisation(model, clips, learned.train, workers)
+            if isinstance(model, Naive):
+                model.constant.data.copy_(torch.from_numpy(objective.constant(learned.train)))
+        return _Trainer(config, clips, objective, learned, model, optimiser, workers)
+
+    trainer = begin(split, fit=checkpoint is None)
     if checkpoint is None:
-        fit_standardisation(model, clips, split.train, workers)
-        if isinstance(model, Naive):
-            model.constant.data.copy_(torch.from_numpy(objective.constant(split.train)))
-        best = _weights(model)
+        state, best = State(), _weights(trainer.model)
     else:
-        state, best = _load_checkpoint(checkpoint, model, optimiser)
+        state, best = _load_checkpoint(checkpoint, trainer.model, trainer.optimiser)
     if workers.rank == 0:
-        write_config(run, config, store, clips, objective.targets, split, model, command)
+        write_config(run, config, store, clips, objective.targets, split, trainer.model, command)
 
     reported = time.monotonic()
-    trainer = _Trainer(config, clips, objective, split, model, optimiser, workers)
+
+    def save(line: dict[str, Any]) -> None:
+        nonlocal reported
+        if workers.agree(time.monotonic() - reported >= checkpoint_seconds):
+            folder = None
+            if workers.rank == 0:
+                name = f"refit-{state.refit_epoch}" if state.refit_epoch else f"epoch-{state.epoch}"
+                folder = _save_checkpoint(scratch / name, trainer.model, best, trainer.optimiser, state)
+            report(line, folder)
+            reported = time.monotonic()
+
     while state.epoch < config.train.epochs and state.epoch - state.best_epoch < config.train.patience and not state.stopped:
         began = time.perf_counter()
         state.epoch += 1
@@ -161,7 +181,7 @@ def train(
         valid = trainer.evaluate(split.valid)
         is_best = valid["loss"] < state.best_loss - config.train.min_improvement
         if is_best:
-            state.best_epoch, state.best_loss, best = state.epoch, valid["loss"], _weights(model)
+            state.best_epoch, state.best_loss, best = state.epoch, valid["loss"], _weights(trainer.model)
         state.seconds += time.perf_counter() - began
         line = {
             "epoch": state.epoch,
@@ -177,17 +197,29 @@ def train(
             run.write("metrics.jsonl", "".join(json.dumps(h) + "\n" for h in state.history).encode())
         if stop is not None:
             state.stopped = workers.agree(workers.rank == 0 and stop(state.history))
-        if workers.agree(time.monotonic() - reported >= checkpoint_seconds):
-            folder = None
-            if workers.rank == 0:
-                folder = _save_checkpoint(scratch / f"epoch-{state.epoch}", model, best, optimiser, state)
-            report(line, folder)
-            reported = time.monotonic()
+        save(line)
 
     if not state.best_epoch:
         raise Diverged("the validation loss was never a number: training diverged; lower train.learning_rate")
-    model.load_state_dict(best)
-    outputs = {side: trainer.predict(split.side(side)) for side in (("valid", "test") if test else ("valid",))}
+    final = best
+    if config.train.refit:
+        both = replace(split, train=np.concatenate([split.train, split.valid]))
+        resumed = trainer.model, trainer.optimiser
+        trainer = _Trainer(config, clips, objective, both, *resumed, workers) if state.refit_epoch else begin(both, fit=True)
+        while state.refit_epoch < state.best_epoch:
+            began = time.perf_counter()
+            state.refit_epoch += 1
+            train_loss = trainer.epoch(state.refit_epoch)
+            state.seconds += (taken := time.perf_counter() - began)
+            again = {"refit_epoch": state.refit_epoch, "train_loss": train_loss, "clips_per_second": len(both.train) / taken}
+            save({**state.history[-1], **again})
+        final = _weights(trainer.model)
+    model = trainer.model
+    outputs = {}
+    for side, weights in (("valid", best), ("test", final)) if test else (("valid", best),):
+        model.load_state_dict(weights)
+        outputs[side] = trainer.predict(split.side(side))
+    model.load_state_dict(final)
     if workers.rank == 0:
         about = {
             "model_id": save_model(run, card, _weights(model), preparation.normaliser),
@@ -213,8 +245,19 @@ def open_test(url: str, store: StoreIndex, clips: ClipSet) -> dict[str, Any]:
     model, card, _ = load_model(url)
     clips.prepare(card.normalise, card.corpus, card.pool)
     outputs = {s: predict_clips(model, clips, split.side(s), config.train.batch_size, Workers()) for s in ("valid", "test")}
+    if config.train.refit:  # this model has learned from them: what counts is what the first one answered
+        outputs["valid"] = _kept_outputs(run, card)
     write_results(run, card, store, clips, objective, split, model, outputs, about)
     return run.read_json("summary.json")
+
+
+def _kept_outputs(run: RunFolder, card: ModelCard) -> npt.NDArray[np.float64]:
+    """(n, C) what was answered to the validation clips, as outputs whose link gives what predictions.parquet holds."""
+    rows = [r for r in pq.read_table(io.BytesIO(run.read("predictions.parquet"))).to_pylist() if r["split"] == "valid"]
+    prefix = "y_" if card.link == "identity" else "p_"
+    values = np.array([[r[prefix + c] for c in card.classes] for r in rows], np.float64)
+    with np.errstate(divide="ignore"):
+        return np.log(values) if card.link == "softmax" else values
 
 
 class _Trainer:

@@ -22,7 +22,7 @@ from rrnn.model import Batch
 from rrnn.predict import apply_link, explain, predict
 from rrnn.run import load_model, load_preparation
 from rrnn.targets import make_targets
-from rrnn.train import Workers, divide, drop_streams, fit_standardisation, mix, train
+from rrnn.train import Workers, divide, drop_streams, fit_standardisation, mix, open_test, train
 
 SMALL = Config(
     model=ModelConfig(hidden=4, hops=2, dropout=0.0),
@@ -35,14 +35,21 @@ class Killed(Exception):
 
 
 def run_train(
-    config: Config, store: StoreIndex, folder: Path, *, stop_after: int = 0, checkpoint: Path | None = None
+    config: Config,
+    store: StoreIndex,
+    folder: Path,
+    *,
+    stop_after: int = 0,
+    stop_refit: int = -1,
+    checkpoint: Path | None = None,
+    test: bool = True,
 ) -> dict[str, Any]:
     """Train in this process; keeps every checkpoint in folder/checkpoints; stop_after raises after that epoch's report."""
     kept = folder / "checkpoints"
 
     def report(figures: dict[str, Any], checkpoint: Path | None) -> None:
         assert checkpoint is not None
-        if figures["epoch"] == stop_after:
+        if figures["epoch"] == stop_after or figures.get("refit_epoch") == stop_refit:
             raise Killed
 
     scratch = kept / ("second" if checkpoint else "first")
@@ -56,6 +63,7 @@ def run_train(
         scratch=scratch,
         checkpoint=checkpoint,
         checkpoint_seconds=0,
+        test=test,
     )
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
@@ -122,6 +130,31 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(store: StoreIndex, tm
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
     metrics = [(tmp_path / d / "metrics.jsonl").read_text().splitlines() for d in ("whole", "cut")]
     assert [json.loads(x)["train_loss"] for x in metrics[0]] == [json.loads(x)["train_loss"] for x in metrics[1]]
+
+
+def test_refit_learns_from_validation_clips_too_once_the_epochs_are_chosen(store: StoreIndex, tmp_path: Path) -> None:
+    config = Config(model=SMALL.model, train=replace(SMALL.train, refit=True))
+    plain, refit = (run_train(c, store, tmp_path / d) for c, d in ((SMALL, "plain"), (config, "refit")))
+    assert refit["best_epoch"] == plain["best_epoch"]
+    assert refit["valid"] == plain["valid"], "chosen by what a model answered that had not heard them"
+    assert model_bytes(tmp_path / "refit") != model_bytes(tmp_path / "plain")
+    clips = read_clips(store)
+    _, split = divide(clips, config)
+    for folder, sides in (("plain", [split.train]), ("refit", [split.train, split.valid])):
+        model, _, _ = load_model(str(tmp_path / folder))
+        frames = np.concatenate([clips.values("a", i) for i in np.concatenate(sides)]).astype(np.float64)
+        np.testing.assert_allclose(model.standardise["a"].mean.numpy(), np.nanmean(frames, 0), rtol=1e-5, atol=1e-6)
+
+    with pytest.raises(Killed):
+        run_train(config, store, tmp_path / "cut", stop_refit=1)
+    run_train(config, store, tmp_path / "cut", checkpoint=tmp_path / "cut/checkpoints/first/refit-1")
+    assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "refit")
+
+    closed = run_train(config, store, tmp_path / "closed", test=False)
+    assert closed["test"] is None
+    opened = open_test(str(tmp_path / "closed"), store, read_clips(store))
+    for side in ("valid", "test"):
+        assert opened[side] == pytest.approx(refit[side], nan_ok=True)
 
 
 def test_checkpoints_and_models_hold_nothing_pickled(store: StoreIndex, tmp_path: Path) -> None:
