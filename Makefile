@@ -9,7 +9,7 @@ demo: .venv/.demo
 	$(BIN)/python -m jobs.demo
 
 test: .venv/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 WORKERS = ("_ExtractWorker", "RayTrainWorker", "TrainController")
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent
 
 
 class Job:
-    """`python -m ARGUMENTS` in the project's folder, with all that it starts."""
+    """`python -m ARGUMENTS` in the project's folder, with all that it starts. more: of its environment."""
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, more: Mapping[str, str] | None = None) -> None:
         self.mark = f"TEST_JOB={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {name: value}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {name: value} | dict(more or {})
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(

@@ -24,6 +24,15 @@ def touch(folder: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
+def tones(folder: Path, n: int, seconds: float = 0.5) -> None:
+    """Recordings 00.wav and so on, each of a tone of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    t = np.arange(round(AUDIO_RATE * seconds)) / AUDIO_RATE
+    for i in range(n):
+        sound = 8000 * np.sin(2 * np.pi * (100 + 5 * i) * t)
+        wavfile.write(folder / f"{i:02}.wav", AUDIO_RATE, sound.astype(np.int16))
+
+
 def read(corpus: Corpus, folder: Path) -> tuple[list[Clip], list[Problem]]:
     problems: list[Problem] = []
     return list(corpus.clips(str(folder), problems.append)), problems
