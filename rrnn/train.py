@@ -244,9 +244,12 @@ def open_test(url: str, store: StoreIndex, clips: ClipSet) -> dict[str, Any]:
     objective, split = divide(clips, config)
     model, card, _ = load_model(url)
     clips.prepare(card.normalise, card.corpus, card.pool)
-    outputs = {s: predict_clips(model, clips, split.side(s), config.train.batch_size, Workers()) for s in ("valid", "test")}
-    if config.train.refit:  # this model has learned from them: what counts is what the first one answered
-        outputs["valid"] = _kept_outputs(run, card)
+
+    def answers(side: str) -> npt.NDArray[np.float64]:
+        return predict_clips(model, clips, split.side(side), config.train.batch_size, Workers())
+
+    # A model that was refitted has learned from the validation clips: what counts is what the first one answered.
+    outputs = {"valid": _kept_outputs(run, card) if config.train.refit else answers("valid"), "test": answers("test")}
     write_results(run, card, store, clips, objective, split, model, outputs, about)
     return run.read_json("summary.json")
 
