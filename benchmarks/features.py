@@ -21,7 +21,8 @@ from benchmarks.measure import Row, Target, in_turn, milliseconds, ratios
 from benchmarks.training import CLASSES, Shape, made_batch, training_step
 from pipeline.clip import Clip
 from pipeline.extract import extract_rows
-from pipeline.store import SHARD_SIZE, ClipRow, Store, features_table, parquet_bytes
+from pipeline.parquet import parquet_bytes
+from pipeline.store import SHARD_SIZE, ClipRow, Store, features_table
 from pipeline.streams import make_stream
 from rrnn.architectures import build_model
 from rrnn.config import ModelConfig

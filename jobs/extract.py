@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, get_args
 
@@ -14,10 +15,10 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
-from pipeline.clip import MODALITIES
+from pipeline.clip import MODALITIES, Clip
 from pipeline.corpora import CORPORA, checking, corpus_class, open_corpus
 from pipeline.corpora.base import Kind, Problem
-from pipeline.corpora.reading import read_corpus
+from pipeline.corpora.reading import corpus_clips, read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.on_ray import extract_on_ray, gpu_share, placed, ray_started
 from pipeline.store import SHARD_SIZE, Store
@@ -90,11 +91,10 @@ def options_of(corpus: str, pairs: list[str]) -> tuple[dict[str, Any], dict[str,
 def extract(config: ExtractConfig) -> Store:
     """Bring the store up to date with the source; does only what is missing."""
     config = replace(config, source=absolute(config.source), out=absolute(config.out))
-    clips, problems = read_corpus(open_corpus(config.corpus, config.corpus_options), config.source, config.split)
-    print_problems(problems)
-    extractors = [e.settled(clips) for e in config.extractors()]
-    store = Store.create(config.out, config.corpus, config.shard_size)
-    new, known = store.add_clips(clips)
+    with listing(config.corpus, config.corpus_options, config.source, config.split) as (clips, problems):
+        store = Store.create(config.out, config.corpus, config.shard_size)
+        new, known = store.add_clips(clips)
+    extractors = [e.settled(store.manifest) for e in config.extractors()]
     if problems or store.folder.exists("problems.json"):  # what was mended is told no more
         store.folder.write("problems.json", json.dumps([p._asdict() for p in problems], indent=2).encode())
     for extractor in extractors:
@@ -121,6 +121,21 @@ def extract(config: ExtractConfig) -> Store:
         console.print(f"  extracted in {time.perf_counter() - began:.0f} s")
     console.print(outcome_table(store))
     return store
+
+
+@contextlib.contextmanager
+def listing(
+    corpus: str, options: dict[str, Any], source: str, split: str | None = None
+) -> Iterator[tuple[Iterator[Clip], list[Problem]]]:
+    """A source's clips, to be taken one by one, and the problems that are found meanwhile, which are printed in the end. The
+    first clip is read before anything else is done: a source that is not there makes no store."""
+    problems: list[Problem] = []
+    clips = corpus_clips(open_corpus(corpus, options), source, split, problems.append)
+    try:
+        first = list(itertools.islice(clips, 1))
+        yield itertools.chain(first, clips), problems
+    finally:
+        print_problems(problems)
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
@@ -167,9 +182,13 @@ def outcome_table(store: Store) -> Table:
     """What became of every clip in every stream, and why."""
     table = Table("stream", "modality", "ok", "absent", "unusable", "most frequent reason", box=None, pad_edge=False)
     for name, about in store.streams().items():
-        outcome = store.outcome(name).to_pylist()
-        counts = Counter(row["status"] for row in outcome)
-        reasons = Counter(row["reason"] for row in outcome if row["status"] != "ok")
+        tally = store.tally(name)
+        counts: Counter[str] = Counter()
+        reasons: Counter[str | None] = Counter()
+        for (status, reason), n in tally.items():
+            counts[status] += n
+            if status != "ok":
+                reasons[reason] += n
         why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(1))
         table.add_row(name, about["modality"], *(str(counts[s]) for s in ("ok", "absent", "error")), why)
     return table

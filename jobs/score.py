@@ -17,14 +17,14 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
-from jobs.extract import options_of, print_problems
+from jobs.extract import listing, options_of
 from pipeline.clip import Clip
-from pipeline.corpora import CORPORA, open_corpus
-from pipeline.corpora.reading import read_corpus
+from pipeline.corpora import CORPORA
 from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import counted, extract_on_ray, gpu_share, map_units, placed, ray_started
-from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
+from pipeline.parquet import parquet_bytes
+from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor
 from pipeline.streams.imported import Importer
@@ -228,10 +228,14 @@ def score(config: ScoreConfig) -> Store:
     config = replace(config, run=absolute(config.run), clips=absolute(config.clips), out=absolute(config.out))
     _, card, model_id = load_model(config.run)
     extractors = extractors_of(card, config.places)
-    clips, problems = read_corpus(open_corpus(config.corpus, config.corpus_options), config.clips)
-    print_problems(problems)
-    extractors = [e.settled(clips) for e in extractors]
-    nameless = [e.name for e in extractors if isinstance(e, Importer) and not e.is_named(clips)]
+    with listing(config.corpus, config.corpus_options, config.clips) as (clips, _):
+        store = Store.create(config.out, config.corpus, config.shard_size)
+        if store.streams() and not store.folder.exists("scores.json"):
+            raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
+        _note_model(store, config, model_id)
+        new, known = store.add_clips(clips, same_speakers=card.normalise == "speaker")  # statistics are not taken anew
+    extractors = [e.settled(store.manifest) for e in extractors]
+    nameless = [e.name for e in extractors if isinstance(e, Importer) and not e.is_named(store.manifest)]
     if nameless:
         say = " ".join(f"--set {name}.files=..." for name in nameless)
         if len(nameless) == len(extractors):
@@ -239,13 +243,6 @@ def score(config: ScoreConfig) -> Store:
                 f"nobody says where the files of {', '.join(nameless)} are, which is all that the model takes: {say}"
             )
         console.print(f"  nobody says where the files of {', '.join(nameless)} are: scored without ({say})", style="yellow")
-    store = Store.create(config.out, config.corpus, config.shard_size)
-    if store.streams() and not store.folder.exists("scores.json"):
-        raise ValueError(f"{config.out} is a store of features: choose another --out for scores")
-    _note_model(store, config, model_id)
-    if card.normalise == "speaker":
-        _check_speakers(store, clips)
-    new, known = store.add_clips(clips)
     folder = store.folder.at("scores")
     folder.sweep()
     shards = store.shards()
@@ -283,17 +280,6 @@ def _note_model(store: Store, config: ScoreConfig, model_id: str) -> None:
         if {k: then.get(k) for k in now} != now:
             raise ValueError(f"{config.out} holds scores of {then}, not of {now}: choose another --out")
     store.folder.write("scores.json", json.dumps({**now, "run": config.run}, indent=2).encode())
-
-
-def _check_speakers(store: Store, clips: Sequence[Clip]) -> None:
-    """Raise ValueError where a clip's speaker is another than when its statistics were taken: they are not taken anew."""
-    then = store.speakers()
-    if changed := [c for c in clips if then.get(c.clip_id, c.speaker) != c.speaker]:
-        first = changed[0]
-        raise ValueError(
-            f"the speaker of {len(changed)} clips changed, such as of {first.clip_id!r} from {then[first.clip_id]!r} to "
-            f"{first.speaker!r}, and {store.folder.url} holds scores that were normalised by them: choose another --out"
-        )
 
 
 def score_table(store: Store) -> Table:

@@ -6,12 +6,12 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.clip import Clip
-from pipeline.corpora.base import Corpus, Problem
+from pipeline.corpora.base import Corpus, Problem, Report
 from pipeline.corpora.listing import MEDIA_SUFFIXES
 from pipeline.files import Folder, read_whole
 
@@ -24,41 +24,46 @@ SIDE_COLUMNS = ("fold", "split", "side", "set", "subset")
 
 
 def read_corpus(corpus: Corpus, source: str, split: str | None = None) -> tuple[list[Clip], list[Problem]]:
-    """All clips of a source, and what its user should know of it; speakers on two sides of the folds among that.
-
-    split: a division of one's own that takes the place of the clips' folds; see read_split().
-    """
+    """All clips of a source at once, and what its user should know of it; clip ids that come twice among that."""
     problems: list[Problem] = []
-    clips = list(corpus.clips(source, problems.append))
+    clips = list(corpus_clips(corpus, source, split, problems.append))
     times = Counter(clip.clip_id for clip in clips)
     problems += [
         Problem("broken", name, f"the clip id comes {n} times: expected one clip") for name, n in times.items() if n > 1
     ]
+    return clips, problems
+
+
+def corpus_clips(corpus: Corpus, source: str, split: str | None, report: Report) -> Iterator[Clip]:
+    """The clips of a source, one by one, and at their end a report for each set of folds that share speakers.
+
+    split: a division of one's own that takes the place of the clips' folds; see read_split(). With one, the clips are held
+    until all are read.
+    """
+    clips: Iterable[Clip] = corpus.clips(source, report)
     if split is not None:
-        clips, notes = _divided(clips, split)
-        problems += notes
-    return clips, problems + leaks(clips, split or source)
-
-
-def leaks(clips: Sequence[Clip], where: str) -> list[Problem]:
-    """A problem for each set of folds that share speakers."""
+        clips, notes = _divided(list(clips), split)
+        for note in notes:
+            report(note)
     folds: dict[str, set[str]] = {}
     for clip in clips:
         if clip.speaker is not None and clip.fold is not None:
             folds.setdefault(clip.speaker, set()).add(clip.fold)
+        yield clip
     shared: dict[tuple[str, ...], list[str]] = {}
     for speaker, on in folds.items():
         if len(on) > 1:
             shared.setdefault(tuple(sorted(on)), []).append(speaker)
-    return [
-        Problem(
-            "leak",
-            where,
-            f"{len(speakers)} of {len(folds)} speakers are {'both ' if len(on) == 2 else ''}in {listed(on, ' and ')}, "
-            f"such as {listed(sorted(speakers))}: expected each speaker on one side",
+    for sides, speakers in sorted(shared.items()):
+        both = "both " if len(sides) == 2 else ""
+        report(
+            Problem(
+                "leak",
+                split or source,
+                f"{len(speakers)} of {len(folds)} speakers are {both}in {listed(sides, ' and ')}, "
+                f"such as {listed(sorted(speakers))}: expected each speaker on one side",
+            )
         )
-        for on, speakers in sorted(shared.items())
-    ]
 
 
 class Entry(NamedTuple):

@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -52,7 +52,7 @@ class Array(Importer):
             raise ValueError(f"array: modality is {self.modality!r}, expected {', '.join(MODALITIES[:-1])} or {MODALITIES[-1]}")
         object.__setattr__(self, "columns", names_of(self.columns))
 
-    def settled(self, clips: Sequence[Clip]) -> Self:
+    def settled(self, clips: Iterable[Clip]) -> Self:
         made = super().settled(clips)
         if made.columns:
             return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -74,7 +74,7 @@ class Extractor:
         object.__setattr__(other, "gpus", share)
         return other
 
-    def settled(self, clips: Sequence[Clip]) -> Self:
+    def settled(self, clips: Iterable[Clip]) -> Self:
         """The same, with the options filled in that only the files can tell, such as the columns of an array.
 
         Called once a job, before anything is described or extracted. Raises ValueError where the files don't tell.

@@ -17,7 +17,7 @@ import csv
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
@@ -75,7 +75,7 @@ class Importer(Extractor):
         """Of all columns of the computational sequence, those of this stream. What is not finite is NaN already."""
         return found
 
-    def settled(self, clips: Sequence[Clip]) -> Self:
+    def settled(self, clips: Iterable[Clip]) -> Self:
         """With the address of `files` in full, since workers run in folders of their own."""
         here = self.files is not None and "://" not in self.files and not self.files.startswith(("/", "{folder}"))
         return self.changed(files=os.path.abspath(self.files or "")) if here else self
@@ -93,7 +93,7 @@ class Importer(Extractor):
             f"no {type(self).name} file: neither {columns} in the manifest nor the option files of the stream names one"
         )
 
-    def is_named(self, clips: Sequence[Clip]) -> bool:
+    def is_named(self, clips: Iterable[Clip]) -> bool:
         """Whether any of the clips has a file, as far as names tell."""
         return self.files is not None or any({self.name, type(self).name} & (clip.features or {}).keys() for clip in clips)
 
@@ -138,7 +138,7 @@ class Importer(Extractor):
         object.__setattr__(self, "_kept", ((address, stamp), found))
         return found
 
-    def of_first_file(self, clips: Sequence[Clip], look: Callable[[bytes, str], T]) -> T:
+    def of_first_file(self, clips: Iterable[Clip], look: Callable[[bytes, str], T]) -> T:
         """What look(content, address) finds in the first clip's file that can be read. Raises ValueError where none can."""
         first = "there are no clips"
         for i, clip in enumerate(clips):

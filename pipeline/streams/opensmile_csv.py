@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -41,7 +41,7 @@ class OpenSmileCsv(Importer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", names_of(self.columns))
 
-    def settled(self, clips: Sequence[Clip]) -> Self:
+    def settled(self, clips: Iterable[Clip]) -> Self:
         made = super().settled(clips)
         if made.columns:
             return made
