@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.clip import Clip
+from pipeline.parquet import parquet_bytes
 from pipeline.store import ClipRow, Store, features_table
 from pipeline.streams.base import Features
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
@@ -52,7 +53,7 @@ def make_store(
                 features = Features(values, np.arange(n) * 0.1, tuple("x" * n) if name == "w" else None)
                 absent = (name == "w" and i % clips == 2) or i == speakers * clips - 1
                 out.append(ClipRow(clip.clip_id, "absent", "none here", None) if absent else _ok(clip, features))
-            at.write(f"{shard}.parquet"(features_table(out, columns)))
+            at.write(f"{shard}.parquet", parquet_bytes(features_table(out, columns)))
     return open_store(str(folder))
 
 
