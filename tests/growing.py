@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from processes import Job
+from ray.autoscaler.v2.sdk import get_cluster_status
 
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 HEAD_ID = "f" * 51 + "00000"
@@ -76,3 +80,19 @@ class GrowingCluster:
         start = f"ray.scripts.scripts start --head --block --port {port} --num-cpus 0 --include-dashboard false"
         start += f" --object-store-memory {SMALL_MEMORY} --temp-dir {self.temporary.name} --autoscaling-config {path}"
         self.head = Job(start.split(), folder / "head", environment)
+
+    @property
+    def machines(self) -> int:
+        """How many there are beside the head."""
+        now = get_cluster_status(self.address)
+        return len([*now.active_nodes, *now.idle_nodes]) - 1
+
+    def job(self, arguments: Sequence[object], log: Path) -> Job:
+        return Job([str(a) for a in arguments], log, {"RAY_ADDRESS": self.address, **self.access})
+
+    def close(self) -> None:
+        for pid in self.head.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.head.process.wait()
+        self.temporary.cleanup()
