@@ -15,6 +15,7 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
+from jobs._machines import machines_missed
 from pipeline.clip import MODALITIES, Clip
 from pipeline.corpora import CORPORA, checking, corpus_class, open_corpus
 from pipeline.corpora.base import Kind, Problem
@@ -112,6 +113,7 @@ def extract(config: ExtractConfig) -> Store:
             extractors, where = placed(extractors, config.gpus)
             if where:
                 console.print(f"  {where}")
+            stack.enter_context(machines_missed(1, {"CPU": 1.0, "GPU": max(e.gpus for e in extractors)}))
             advance = stack.enter_context(progress(done + len(todo), "shards", done))
             frames = 0
             for report in extract_on_ray(store, extractors, todo, workers=config.workers, clip_seconds=config.clip_seconds):
@@ -236,7 +238,9 @@ def main(
         bool, typer.Option("--check", help="Only walk the source: print what is there, missing and broken.")
     ] = False,
     decode: Annotated[bool, typer.Option("--decode", help="With --check: decode every recording to its end.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers at most; by default as many as there is room for.")
+    ] = None,
     gpus: Annotated[
         str,
         typer.Option(help="GPUs a worker, for streams that can use one: 0, a share such as 0.5, or auto (if there is one)."),

@@ -17,6 +17,7 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
+from jobs._machines import machines_missed
 from jobs.train import load_clips
 from pipeline.on_ray import map_units, ray_started
 from rrnn.config import Config, config_from_dict, merge
@@ -89,7 +90,7 @@ def run_matrix(config: MatrixConfig) -> None:
     rows = {row: config.config(row, 0, 0) for row in config.rows}
     indices = {row: open_store(config.store, of.streams, of.modalities) for row, of in rows.items()}
     streams = {s: about for index in indices.values() for s, about in index.streams.items()}
-    with ray_started():
+    with ray_started(), machines_missed(1, {"CPU": 1.0}):
         blocks = load_clips(replace(indices[config.rows[0]], streams=streams))
         tables = ray.get(blocks)
         digests, folds = {}, {}

@@ -17,6 +17,7 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
+from jobs._machines import machines_missed
 from jobs.extract import listing, options_of
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA
@@ -258,6 +259,7 @@ def score(config: ScoreConfig) -> Store:
             extractors, where = placed(extractors, config.gpus)
             if where:
                 console.print(f"  {where}")
+            stack.enter_context(machines_missed(1, {"CPU": 1.0, "GPU": max(e.gpus for e in extractors)}))
             gpus = 0.0
             if card.normalise != "none":
                 prepare_statistics(config, store, card.normalise, extractors)
@@ -321,7 +323,9 @@ def main(
             "--own-statistics", help="Normalise by the clips that are scored alone, even where the run knows their speaker."
         ),
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers at most; as many as there are cores by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers at most; by default as many as there is room for.")
+    ] = None,
     gpus: Annotated[str, typer.Option(help="GPUs a worker, for streams that can use one: 0, a share, or auto.")] = "0",
     clip_seconds: Annotated[float, typer.Option(min=1, help="The most that one clip may take in one stream.")] = CLIP_SECONDS,
     shard_size: Annotated[int, typer.Option(min=1, help="Clips a shard, fixed when the scores are begun.")] = SHARD_SIZE,

@@ -26,7 +26,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
-from pipeline.on_ray import cluster_cpus, quiet_data_context, ray_started, tell
+from jobs._machines import machines_missed, wait_for_machines
+from pipeline.on_ray import quiet_data_context, ray_started, tell
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
@@ -35,6 +36,7 @@ from rrnn.run import RunFolder
 from rrnn.train import CHECKPOINT_SECONDS, Workers, divide, keep_freed_memory, train
 
 RETRIES = 3
+RESIZE_SECONDS = 60.0
 HEADLINES = ("accuracy", "uar", "cross_entropy", "mse", "mae", "weighted_accuracy")
 
 
@@ -49,6 +51,24 @@ class TrainJob:
     gpu: bool = False
     command: str | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    min_workers: int | None = None
+    """Train on as many as there is room for, from so many to `workers`; None is always `workers`."""
+    resize_seconds: float = RESIZE_SECONDS
+    """How often it is seen whether there is room for more."""
+
+    def __post_init__(self) -> None:
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ValueError(f"--min-workers {self.min_workers}: expected 1 to {self.workers}, as --workers says")
+
+    @property
+    def fewest(self) -> int:
+        return self.workers if self.min_workers is None else self.min_workers
+
+    def bundle(self) -> dict[str, float]:
+        """What each worker asks Ray for: a core, or where a fixed number of them share fewer cores, their share."""
+        cores = float(ray.cluster_resources().get("CPU", 0))
+        share = cores / self.workers if cores and self.min_workers is None else 1.0
+        return {"CPU": min(1.0, share), **({"GPU": 1.0} if self.gpu else {})}
 
 
 def load_clips(store: StoreIndex) -> list[Any]:
@@ -145,7 +165,8 @@ def epoch_line(figures: dict[str, Any]) -> str:
     ]
     return (
         f"  epoch {figures['epoch']:3d}  train loss {figures['train_loss']:.4f}  valid loss {figures['valid_loss']:.4f}  "
-        f"valid {', '.join(of_valid)}  {figures['clips_per_second']:.0f} clips/s{'  best' if figures['best'] else ''}"
+        f"valid {', '.join(of_valid)}  {figures['clips_per_second']:.0f} clips/s by {figures['workers']}"
+        f"{'  best' if figures['best'] else ''}"
     )
 
 
@@ -161,11 +182,16 @@ def run_training(job: TrainJob) -> dict[str, Any]:
             raise ValueError(f"{job.out}: {CLOSED}: choose another --out")
         console.print(f"{job.out} is finished: nothing to train")
         return summary
-    console.print(f"training on {', '.join(store.streams)} of {job.store} ({len(store.shards)} shards), {job.workers} workers")
+    workers = job.workers if job.min_workers is None else f"{job.fewest} to {job.workers}"
+    console.print(f"training on {', '.join(store.streams)} of {job.store} ({len(store.shards)} shards), {workers} workers")
     began = time.perf_counter()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check; 2 by default
+    if job.min_workers is not None:  # the number may be of machines that are lost; by default one is seen after a minute
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     with ray_started():
         logging.getLogger("ray.train").setLevel(logging.WARNING)
+        bundle = job.bundle()
+        wait_for_machines(job.fewest, bundle)
         blocks = load_clips(store)
         clips = ClipSet(ray.get(blocks), list(store.streams))
         _, split = divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
@@ -186,9 +212,10 @@ def run_training(job: TrainJob) -> dict[str, Any]:
             },
             torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=job.workers,
+                num_workers=job.workers if job.min_workers is None else (job.min_workers, job.workers),
                 use_gpu=job.gpu,
-                resources_per_worker={"CPU": min(1.0, cluster_cpus() / job.workers), **({"GPU": 1} if job.gpu else {})},
+                resources_per_worker=bundle,
+                elastic_resize_monitor_interval_s=job.resize_seconds,
             ),
             run_config=ray.train.RunConfig(
                 name="checkpoints",
@@ -198,7 +225,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
         )
-        with _Follow(run):
+        with machines_missed(job.fewest, bundle), _Follow(run):
             trainer.fit()
     console.print(f"  trained and tested in {time.perf_counter() - began:.0f} s")
     return run.read_json("summary.json")
@@ -256,9 +283,19 @@ def main(
     ] = None,
     out: Annotated[str, typer.Option(help="The run: a folder or a URL. One that was interrupted goes on.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Training processes (DDP), one core or one GPU each.")] = 2,
+    min_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Go on with so many when machines are lost, and with more, up to --workers, when some come; all by default.",
+        ),
+    ] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="How often to save what a resume needs; at the end of an epoch.")
     ] = CHECKPOINT_SECONDS,
+    resize_seconds: Annotated[
+        float, typer.Option(min=1, help="With --min-workers: how often to see whether there is room for more.")
+    ] = RESIZE_SECONDS,
     gpu: Annotated[bool, typer.Option("--gpu", help="Train on GPUs, one a worker.")] = False,
     list_experiments: Annotated[bool, typer.Option("--list", help="Show the named experiments.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the full configuration, and do nothing.")] = False,
@@ -279,9 +316,10 @@ def main(
     name, changes = split_words(words or [])
     config = config_from_dict(merge(experiment(name).to_dict(), changes))
     command = shlex.join(["python", "-m", "jobs.train", *sys.argv[1:]])
-    job = TrainJob(store, out, config, workers, gpu, command, checkpoint_seconds)
+    job = TrainJob(store, out, config, workers, gpu, command, checkpoint_seconds, min_workers, resize_seconds)
     if dry_run:
-        console.print_json(json.dumps({"store": store, "out": out, "workers": workers, "gpu": gpu, **config.to_dict()}))
+        about = {"store": store, "out": out, "workers": workers, "min_workers": min_workers, "gpu": gpu}
+        console.print_json(json.dumps({**about, **config.to_dict()}))
         return
     console.print(summary_table(run_training(job)))
 

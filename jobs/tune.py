@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -30,7 +29,8 @@ from ray.tune.search import Searcher
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
-from pipeline.on_ray import cluster_cpus, ray_started, tell
+from jobs._machines import check_room, machines_missed, wait_for_machines
+from pipeline.on_ray import ray_started, room, tell
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.results import CLASSIFICATION, REGRESSION
 from rrnn.run import RunFolder
@@ -40,6 +40,8 @@ from rrnn.train import CHECKPOINT_SECONDS, Diverged, Workers, divide, keep_freed
 
 RETRIES = 2
 """How often a trial goes on after its worker or its machine died."""
+FROM_NOTHING = 8
+"""Trials at a time, at most, that a cluster without machines is asked for."""
 DRIVER_CPUS = 0.01
 """Of the process of a trial that only waits for training processes of its own."""
 STILL_RUNNING_EVERY = 60.0  # seconds between lines on what runs, where no trial ends
@@ -61,6 +63,11 @@ class TuneJob:
     test: bool = True
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     at_a_time: int | None = None
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What each training process of a trial takes."""
+        return {"CPU": self.cpus / self.workers, "GPU": self.gpus / self.workers}
 
 
 def load_clips(store: StoreIndex) -> list[Any]:
@@ -275,7 +282,9 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
         todo = [t.number for t in sweep.trials(n) if not t.over]
         console.print(f"{n} trials of space {settings.space['name']}: {n - len(todo)} are over, {len(todo)} to train")
         if todo:
-            _train_trials(sweep, settings, job, store, blocks, todo, at_a_time)
+            wait_for_machines(job.workers, job.bundle)
+            with machines_missed(job.workers, job.bundle):
+                _train_trials(sweep, settings, job, store, blocks, todo, at_a_time)
         trials = sweep.record(n)
         console.print(f"  trained in {time.perf_counter() - began:.0f} s")
         if left := [t for t in trials if t.choices is not None and not t.over]:
@@ -289,17 +298,14 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
 
 
 def _at_a_time(job: TuneJob) -> int:
-    """How many trials are trained at a time: as many as the cluster has room for, unless the job says; a cluster that has none
-    yet may bring some. Raises ValueError where there is no room for one, and nobody says."""
+    """How many trials are trained at a time, unless the job says: as many as the cluster has room for. One that has none yet is
+    asked for a few. Raises ValueError where Ray is this machine alone, and has no room for one."""
     if job.at_a_time is not None:
         return job.at_a_time
-    cpus, gpus = cluster_cpus(), float(ray.cluster_resources().get("GPU", 0))
-    if cpus < job.cpus or gpus < job.gpus:
-        raise ValueError(
-            f"a trial asks for {job.cpus:g} CPUs and {job.gpus:g} GPUs: Ray knows of {cpus} and {gpus:g} (--at-a-time N, where "
-            "the cluster brings more)"
-        )
-    return int(min(cpus / job.cpus, gpus / job.gpus if job.gpus else math.inf))
+    if there := room(job.bundle) // job.workers:
+        return there
+    check_room(job.workers, job.bundle)
+    return min(job.trials, FROM_NOTHING)
 
 
 def _settled(settings: Settings, sweep: Sweep, at_a_time: int) -> Settings:
@@ -393,7 +399,9 @@ def main(
     ] = 1,
     at_a_time: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials at a time; as many as there is room for by default. For clusters that grow."),
+        typer.Option(
+            min=1, help="Trials at a time; as many as there is room for by default, or 8 where there are no machines yet."
+        ),
     ] = None,
     test: Annotated[bool, typer.Option(help="Test the winner. --no-test leaves the test set closed.")] = True,
     checkpoint_seconds: Annotated[

@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -27,6 +27,11 @@ from pipeline.streams.base import Extractor
 
 MAX_BLOCKS = 2_000
 """Ray Data's bookkeeping grows with its blocks; beyond this many units a block holds several."""
+
+UNITS_EACH = 4
+AT_FIRST = 64
+"""A cluster without machines is asked for a worker for so many units, and for so many workers at most: a machine takes a
+minute or more to come, a unit often less."""
 
 RETRIES = 3
 """How often a unit is tried again when its worker or its machine died; what kills a worker each time ends the job."""
@@ -62,8 +67,23 @@ def quiet_data_context() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def cluster_cpus() -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+def room(bundle: Mapping[str, float]) -> int:
+    """How many workers that ask for the bundle ({"CPU": 1.0, "GPU": 0.25}) the machines that are there could hold."""
+    needs = {name: amount for name, amount in bundle.items() if amount}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(machine.get(name, 0) / amount + 1e-9) for name, amount in needs.items()) for machine in machines)
+
+
+def pool_size(n: int, there: int, limit: int | None) -> tuple[int, int]:
+    """Actors of a pool at its start, and at most, for n units of work, where there is room for so many now.
+
+    Ray tells nobody how far a cluster may grow. An actor without a place asks its autoscaler for a machine at once, but if that
+    can't come, it is started in vain when the work runs out; so a pool begins with what has a place, or where nothing has,
+    with less than the work would take. As long as work is left Ray Data asks for twice the cores that there are, again and
+    again, and adds an actor where one has a place.
+    """
+    most = n if limit is None else min(n, limit)
+    return min(most, there or min(AT_FIRST, -(-n // UNITS_EACH))), most
 
 
 def gpu_share(gpus: str) -> float | None:
@@ -114,8 +134,8 @@ def map_units(
 
     worker: a class; worker(**worker_args) runs once in each actor, and each call maps one unit (a flat dict) to a flat
     dict. Ray gives an actor of one core one thread (OMP_NUM_THREADS). workers: actors at most; None takes as many as the
-    cluster has cores for. An actor that dies is replaced and its unit done again; an exception in a worker is a bug: it
-    stops the job.
+    cluster has room for, or brings machines for (pool_size). An actor that dies is replaced and its unit done again; an
+    exception in a worker is a bug: it stops the job.
     """
     if not units:
         return
@@ -123,13 +143,12 @@ def map_units(
     waiting = Tally(unit.get("stream", "all") for unit in units)
     for stream, n in waiting.items():
         tell("rrnn_units_waiting", n, stream=stream)
-    most = max(1, int(cluster_cpus() // cpus)) if workers is None else workers
-    most = min(most, len(units))
+    at_first, most = pool_size(len(units), room({"CPU": cpus, "GPU": gpus}), workers)
     source = ray.data.from_items(list(units), override_num_blocks=min(len(units), MAX_BLOCKS))
     results = source.map(
         worker,
         fn_constructor_kwargs=worker_args,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=2),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=at_first, max_tasks_in_flight_per_actor=2),
         num_cpus=cpus,
         num_gpus=gpus or None,
         ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},

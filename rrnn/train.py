@@ -190,6 +190,7 @@ def train(
             "learning_rate": config.train.learning_rate,
             "seconds": time.perf_counter() - began,
             "clips_per_second": len(split.train) / trained,
+            "workers": workers.count,
             "best": is_best,
         }
         state.history.append(line)

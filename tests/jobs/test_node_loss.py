@@ -7,16 +7,20 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import Job
 from sources import tones
 from stores import make_store
+from trained import train_by
 
 from pipeline.corpora.folder import FolderCorpus
 from pipeline.extract import extract_shard
 from pipeline.store import Store
 from pipeline.streams.acoustic import Acoustic
+from rrnn.config import Config, config_from_dict, merge
+from rrnn.experiments import experiment
 
 pytestmark = pytest.mark.slow
 
@@ -31,15 +35,21 @@ class Machines:
 
         head = {"num_cpus": 0, "include_dashboard": False, **SMALL_MEMORY}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.workers = [self._new() for _ in range(2)]
+        self.workers: list[object] = []
+        self.add()
+        self.add()
 
-    def _new(self) -> object:
-        return self.cluster.add_node(num_cpus=1, **SMALL_MEMORY)
+    def add(self) -> None:
+        self.workers.append(self.cluster.add_node(num_cpus=1, **SMALL_MEMORY))
+
+    def lose(self) -> None:
+        """The one that has been there longest dies without a word, with all of its processes."""
+        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
 
     def lose_one(self) -> None:
-        """The one that has been there longest dies without a word, with all of its processes; a new one comes."""
-        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
-        self.workers.append(self._new())
+        """Likewise, and a new one comes."""
+        self.lose()
+        self.add()
 
     def job(self, *arguments: object, log: Path) -> Job:
         where = {"RAY_ADDRESS": self.cluster.address, **{k: os.environ[k] for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}}
@@ -82,21 +92,66 @@ def test_extraction_ends_with_the_store_that_it_would_have_written(machines: Mac
     assert written(out) == written(tmp_path / "whole")
 
 
+def small(epochs: int, dropout: float) -> tuple[Config, list[str]]:
+    """A configuration, and the words of a command line that say it."""
+    changes = {
+        "model": {"hidden": 4, "hops": 2, "dropout": dropout},
+        "train": {"batch_size": 7, "folds": 4, "epochs": epochs, "patience": epochs},
+    }
+    words = [f"{part}.{key}={value}" for part, of in changes.items() for key, value in of.items()]
+    return config_from_dict(merge(experiment("rrnn").to_dict(), changes)), words
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
+
+
 def test_training_ends_with_the_model_that_it_would_have_made(machines: Machines, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store").url
-    small = ["model.hidden=4", "model.hops=2", "train.batch_size=7", "train.folds=4", "train.epochs=10", "train.patience=10"]
-    command = ["jobs.train", store, "rrnn", *small, "--workers", 2, "--checkpoint-seconds", 0, "--out"]
+    store = make_store(tmp_path / "store")
+    config, words = small(epochs=10, dropout=0.3)
     whole, lost = tmp_path / "whole", tmp_path / "lost"
-    machines.job(*command, whole, log=tmp_path / "log").finish()
-
-    def epochs() -> int:
-        path = lost / "metrics.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    lose_one_when(lambda: epochs() >= 3, machines.job(*command, lost, log=tmp_path / "log"), machines)
+    train_by(2, config, store, whole)
+    command = ["jobs.train", store.url, *words, "--workers", 2, "--checkpoint-seconds", 0, "--out", lost]
+    lose_one_when(lambda: len(lines(lost)) >= 3, machines.job(*command, log=tmp_path / "log"), machines)
     assert (lost / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
-    figures = [json.loads((d / "summary.json").read_text()) for d in (lost, whole)]
-    assert figures[0]["test"] == figures[1]["test"]
+    assert summary(lost)["test"] == summary(whole)["test"]
+
+
+def test_training_goes_on_with_fewer_and_then_with_more(
+    machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "store")
+    config, words = small(epochs=70, dropout=0.0)  # what is dropped is drawn by each worker for itself
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train_by(1, config, store, whole)
+    many = ["--workers", 2, "--min-workers", 1, "--resize-seconds", 1, "--checkpoint-seconds", 0]
+    job = machines.job("jobs.train", store.url, *words, *many, "--out", run, log=tmp_path / "log")
+
+    def by(workers: int) -> bool:
+        return bool(found := lines(run)) and found[-1]["workers"] == workers
+
+    job.until(lambda: by(2) and len(lines(run)) >= 3)
+    machines.lose()
+    began = time.monotonic()
+    job.until(lambda: by(1))
+    fewer = time.monotonic()
+    machines.add()
+    job.until(lambda: by(2))
+    more = time.monotonic()
+    job.finish()
+    with capsys.disabled():
+        print(f"\non one worker {fewer - began:.0f} s after the loss, on two {more - fewer:.0f} s after a machine came")
+    for a, b in zip(lines(whole), lines(run), strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
+        assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
+    for side in ("valid", "test"):
+        assert summary(run)[side] == pytest.approx(summary(whole)[side], abs=1e-5)
 
 
 def test_a_sweep_ends_with_the_winner_that_it_would_have_had(machines: Machines, tmp_path: Path) -> None:

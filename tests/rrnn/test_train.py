@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from stores import EMOTIONS, make_store, read_clips
+from trained import train_by
 
 from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import Preparation, StoreIndex, Times, pooled
@@ -251,29 +248,10 @@ def test_links_by_hand() -> None:
     np.testing.assert_allclose(apply_link("identity", np.array([[-1.0, 2.0]])), [[-1, 2]])
 
 
-def _one_of_two(rank: int, store: StoreIndex, folder: str, rendezvous: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    train(
-        SMALL,
-        store,
-        read_clips(store),
-        folder,
-        workers=Workers(rank, 2),
-        report=lambda *_: None,
-        scratch=Path(folder) / "scratch",
-        checkpoint_seconds=0,
-    )
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # what was trained is written; leaving in the usual way, torch's threads now and then abort the process
-
-
 def test_two_workers_train_what_one_trains_and_report_everyones_figures(store: StoreIndex, tmp_path: Path) -> None:
     # 7 clips a step over 2 workers: shares are unequal, so an average over workers would differ from the one over clips.
     alone = run_train(SMALL, store, tmp_path / "one")
-    mp.spawn(_one_of_two, (store, str(tmp_path / "two"), str(tmp_path / "rendezvous")), nprocs=2)
-    shutil.rmtree(tmp_path / "two/scratch")
+    train_by(2, SMALL, store, tmp_path / "two")
     together = json.loads((tmp_path / "two/summary.json").read_text())
     for side in ("valid", "test"):
         assert together[side] == pytest.approx(alone[side], abs=1e-5)
@@ -281,6 +259,7 @@ def test_two_workers_train_what_one_trains_and_report_everyones_figures(store: S
     for a, b in zip(one, two, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
         assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
+        assert (a["workers"], b["workers"]) == (1, 2)
 
 
 SMALL_MODELS = {
