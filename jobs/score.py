@@ -22,6 +22,7 @@ from pipeline.clip import Clip
 from pipeline.corpora import CORPORA, open_corpus
 from pipeline.corpora.reading import read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
+from pipeline.files import check_buckets
 from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import counted, extract_on_ray, gpu_share, map_units, placed, ray_started
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store, parquet_bytes
@@ -367,6 +368,7 @@ def main(
         gpus=gpus,
         clip_seconds=clip_seconds,
     )
+    check_buckets(run, clips, out)
     if dry_run:
         _, card, model_id = load_model(run)
         streams = {e.name: e.digest() for e in extractors_of(card, config.places)}

@@ -29,7 +29,8 @@ from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 from rich.table import Table
 
-from jobs._cli import absolute, app, console, overrides, user_errors
+from jobs._cli import absolute, app, console, overrides, storage_error_in, user_errors
+from pipeline.files import StorageError, check_buckets, ray_storage
 from pipeline.on_ray import cluster_cpus, ray_started, tell
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.results import CLASSIFICATION, REGRESSION
@@ -150,7 +151,7 @@ def _train_on_workers(run: RunFolder, job: TuneJob, loop: dict[str, Any]) -> Non
         ),
         run_config=ray.train.RunConfig(
             name="checkpoints",
-            storage_path=run.url,
+            **ray_storage(run.url),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             callbacks=[TuneReportCallback()],
@@ -325,7 +326,7 @@ def _train_trials(
     trainable = tune.with_parameters(run_trial, job=job, settings=settings, store=store, blocks=blocks)
     alone = job.workers == 1
     resources = {"cpu": job.cpus, "gpu": job.gpus} if alone else {"cpu": DRIVER_CPUS}
-    tune.Tuner(
+    ended = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=draws,
@@ -336,12 +337,14 @@ def _train_trials(
         ),
         run_config=tune.RunConfig(
             name="tensorboard",
-            storage_path=sweep.url,
+            **ray_storage(sweep.url),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[_Progress(sweep, settings, job.trials), TBXLoggerCallback()],
         ),
     ).fit()
+    for told in filter(None, map(storage_error_in, ended.errors)):
+        raise StorageError(told)
     if draws.exhausted is not None:
         console.print(f"  the space has no other configuration than those of {draws.exhausted} trials", style="yellow")
 
@@ -415,6 +418,7 @@ def main(
             _describe(function())
         return
     if page:
+        check_buckets(page)
         console.print(f"page: {write_page(page)}")
         return
     if not store or not space or not out:
@@ -435,6 +439,7 @@ def main(
     if dry_run:
         console.print_json(json.dumps({**asdict(settings), **asdict(job)}))
         return
+    check_buckets(store, out)
     found = run_sweep(settings, job)
     console.print(trial_table(settings, found))
     console.print(about_the_test(settings, Sweep(absolute(out)).openings(), found))
