@@ -39,10 +39,12 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 class FaultyProxy:
     """Listens on a port of its own from entry to exit. share: of the requests that fail, in one of the given ways, drawn by
-    the seed. down: while it is True, no request gets through."""
+    the seed. down: while it is True, no request gets through. script: (text, kind) pairs; the first request with the text in
+    its method and path meets that kind, once; kind "down": from that request on, all are closed."""
 
     def __init__(self, server: str, seed: int, share: float = 0.2, kinds: Mapping[str, str] = FAULTS) -> None:
         self.server, self.share, self.kinds, self.down = urlsplit(server), share, list(kinds), False
+        self.script: list[tuple[str, str]] = []
         self.counts: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
         proxy = self
@@ -53,19 +55,24 @@ class FaultyProxy:
         self._listener = _Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
-    def draw(self) -> str:
+    def draw(self, request: str) -> str:
         with self._lock:
-            kind = "closed" if self.down else "passed"
-            if not self.down and self._random.random() < self.share:
-                kind = self._random.choice(self.kinds)
-            return kind
+            scripted = next((entry for entry in self.script if entry[0] in request), None)
+            if scripted is not None:
+                self.script.remove(scripted)
+                self.down = self.down or scripted[1] == "down"
+            if self.down:
+                return "closed"
+            if scripted is not None:
+                return scripted[1]
+            return self._random.choice(self.kinds) if self._random.random() < self.share else "passed"
 
     def count(self, kind: str) -> None:
         with self._lock:
             self.counts[kind] += 1
 
     def __enter__(self) -> FaultyProxy:
-        threading.Thread(target=self._listener.serve_forever, daemon=True).start()
+        threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -86,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do(self) -> None:
-        kind = self.of.draw()
+        kind = self.of.draw(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", 0))
         if kind == "cut_upload" and length:
             self.rfile.read(length // 2)
