@@ -46,6 +46,7 @@ class FaultyProxy:
         self.server, self.share, self.kinds, self.down = urlsplit(server), share, list(kinds), False
         self.script: list[tuple[str, str]] = []
         self.counts: Counter[str] = Counter()
+        self._drawn: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
         proxy = self
 
@@ -55,9 +56,10 @@ class FaultyProxy:
         self._listener = _Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
-    def draw(self, request: str) -> str:
+    def draw(self, method: str, path: str, length: int) -> str:
+        """What becomes of a request with a body of so many bytes."""
         with self._lock:
-            scripted = next((entry for entry in self.script if entry[0] in request), None)
+            scripted = next((entry for entry in self.script if entry[0] in f"{method} {path}"), None)
             if scripted is not None:
                 self.script.remove(scripted)
                 self.down = self.down or scripted[1] == "down"
@@ -65,7 +67,13 @@ class FaultyProxy:
                 return "closed"
             if scripted is not None:
                 return scripted[1]
-            return self._random.choice(self.kinds) if self._random.random() < self.share else "passed"
+            if self._random.random() >= self.share:
+                return "passed"
+            possible = [k for k in self.kinds if (k != "cut_upload" or length) and (k != "cut" or method == "GET")]
+            least = min(self._drawn[k] for k in possible)  # so that a few faults are of all kinds
+            kind = self._random.choice([k for k in possible if self._drawn[k] == least])
+            self._drawn[kind] += 1
+            return kind
 
     def count(self, kind: str) -> None:
         with self._lock:
@@ -93,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do(self) -> None:
-        kind = self.of.draw(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", 0))
+        kind = self.of.draw(self.command, self.path, length)
         if kind == "cut_upload" and length:
             self.rfile.read(length // 2)
             return self._break(kind)

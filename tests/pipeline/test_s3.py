@@ -1,5 +1,5 @@
-"""Clips, stores and runs in a bucket, through s3fs, against a server that speaks S3 (tests/s3_server.py), with a network between
-that fails on purpose (tests/faulty_proxy.py)."""
+"""Clips, stores and runs in a bucket, through s3fs, against a server that speaks S3 (tests/s3_server.py), with a network
+between that fails on purpose (tests/faulty_proxy.py)."""
 
 from __future__ import annotations
 
