@@ -24,6 +24,7 @@ import torch
 import typer
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.execution import class_cache
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
@@ -47,6 +48,7 @@ STILL_RUNNING_EVERY = 60.0  # seconds between lines on what runs, where no trial
 SHOWN = 12
 READERS = 8
 CHECKPOINT = "checkpoint.zip"
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,9 @@ def _train_trials(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # of state that nobody reads
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Tune would send the driver's keys to its workers as a runtime environment, which Ray logs and shows in clear. Workers have
+    # their machine's, as in all other jobs.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
     draws = _Draws(sweep, settings, todo)
     trainable = tune.with_parameters(run_trial, job=job, settings=settings, store=store, blocks=blocks)
     alone = job.workers == 1

@@ -127,8 +127,11 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
     async def _sweep(self, path: str, seconds: float) -> int:
         bucket, prefix, _ = self.split_path(path)
         before = datetime.now(UTC) - timedelta(seconds=seconds)
-        found = (await self._call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")).get("Uploads", [])
-        old = [upload for upload in found if upload["Initiated"] < before]
+        try:
+            found = await self._call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        except OSError:  # not allowed, or not known to this server: left to the bucket's own rules
+            return 0
+        old = [upload for upload in found.get("Uploads", []) if upload["Initiated"] < before]
         for upload in old:
             await self._call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         return len(old)
