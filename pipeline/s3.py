@@ -51,7 +51,7 @@ CREDENTIALS = frozenset(
 TOO_SLOW = frozenset({"RequestTimeout", "RequestTimeoutException"})
 
 
-def retries() -> dict[str, Any]:
+def retry_settings() -> dict[str, Any]:
     """botocore's settings of retries, but for those that the environment makes."""
     found: dict[str, Any] = {}
     if "AWS_MAX_ATTEMPTS" not in os.environ:
@@ -70,7 +70,7 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
     retries = 1  # of s3fs's own, around those that are made here
 
     def __init__(self, *args: Any, config_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, config_kwargs={"retries": retries(), **(config_kwargs or {})}, **kwargs)
+        super().__init__(*args, config_kwargs={"retries": retry_settings(), **(config_kwargs or {})}, **kwargs)
 
     async def set_session(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -220,7 +220,7 @@ def test_jobs_that_are_killed_go_on_in_a_bucket(proxy: FaultyProxy, tmp_path: Pa
     where = environment(proxy.url, SECRET)
     for name, arguments in there.commands().items():
         killed = Job([f"jobs.{name}", *arguments.split()], tmp_path / "log", where)
-        killed.until(half_done[name])
+        killed.until(half_done[name], seconds=300)
         killed.kill()
         Job([f"jobs.{name}", *arguments.split()], tmp_path / "log", where).finish(seconds=540)
     assert all(proxy.counts[kind] for kind in FAULTS), proxy.counts
