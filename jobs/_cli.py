@@ -16,6 +16,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.files import StorageError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -32,17 +34,35 @@ def app(command: Callable[..., Any]) -> typer.Typer:
 
 
 def user_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Errors that a user can mend end the job with one line and exit code 2; a bug keeps its traceback."""
+    """Errors that a user can mend end the job with one line and exit code 2, a bucket that can't be used with one line and 3,
+    wherever in Ray it was noticed; a bug keeps its traceback."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
         except (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as e:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {e}", style="red", markup=False)
+            _complain(str(e))
             raise typer.Exit(2) from e
+        except Exception as e:
+            if (told := storage_error_in(e)) is None:
+                raise
+            _complain(told)
+            raise typer.Exit(3) from e
 
     return wrapped
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", style="red", markup=False)
+
+
+def storage_error_in(error: BaseException) -> str | None:
+    """What a StorageError says that is the error, or that a worker of Ray raised: then it is a line of the error's text."""
+    if isinstance(error, StorageError):
+        return str(error)
+    found = re.search(rf"^(?:\S*\.)?{StorageError.__name__}: (.+)$", str(error), re.MULTILINE)
+    return found[1] if found else None
 
 
 def absolute(url: str) -> str:

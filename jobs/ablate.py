@@ -14,6 +14,7 @@ import typer
 from rich.table import Column, Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
+from pipeline.files import check_buckets
 from rrnn.ablation import LEVELS, ablate, read_ablation, write_ablation
 from rrnn.data import ClipSet, open_store, read_shard
 from rrnn.results import CLASSIFICATION, CLOSED, REGRESSION, curves_of, in_modality_order
@@ -109,6 +110,7 @@ def main(
     if dry_run:
         console.print_json(json.dumps({"runs": runs, "levels": chosen, "repeats": repeats, "store": store}))
         return
+    check_buckets(*runs, store or "")
     tasks: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for url in map(absolute, runs):
         rows = ablate_run(url, chosen, repeats, absolute(store) if store else None)

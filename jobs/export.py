@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs._cli import absolute, app, console, user_errors
+from pipeline.files import check_buckets
 from rrnn.export import check_exportable, difference, export_onnx, export_program, input_names, save_program
 from rrnn.run import ModelCard, load_model
 
@@ -52,6 +53,7 @@ def main(
         raise ValueError(f"--out {out}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if "://" in str(out) or ":/" in str(out) or out.is_dir():
         raise ValueError(f"--out {out}: expected a file of this machine")
+    check_buckets(run)
     model, card, model_id = load_model(absolute(run))
     check_exportable(card)
     if dry_run:

@@ -21,6 +21,7 @@ from pipeline.corpora import CORPORA, checking, corpus_class, open_corpus
 from pipeline.corpora.base import Kind, Problem
 from pipeline.corpora.reading import corpus_clips, read_corpus
 from pipeline.extract import CLIP_SECONDS, pending
+from pipeline.files import check_buckets
 from pipeline.on_ray import extract_on_ray, gpu_share, placed, ray_started
 from pipeline.store import SHARD_SIZE, Store
 from pipeline.streams import DEFAULT_STREAMS, STREAMS, make_stream, stream_class
@@ -282,6 +283,7 @@ def main(
         clip_seconds=clip_seconds,
     )
     if check:
+        check_buckets(source)
         raise typer.Exit(check_source(config, decode))
     if dry_run:
         made_by = {e.name: e.describe() for e in config.extractors()}
@@ -289,6 +291,7 @@ def main(
             about["columns"] = f"{len(about['columns'])} columns"
         console.print_json(json.dumps({**asdict(config), "extractors": made_by}))
         return
+    check_buckets(source, out)
     extract(config)
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jobs._cli import absolute, app, console, user_errors
 from pipeline.clip import Clip, Modality
-from pipeline.files import Folder
+from pipeline.files import Folder, check_buckets
 from pipeline.store import SHARD_SIZE, ClipRow, Store
 from pipeline.streams.base import Extractor, Features
 from rrnn import made_task, metrics
@@ -201,6 +201,7 @@ def main(
         about = {"strength": made.strength, "lengths": dict(made.lengths), "columns": made_task.COLUMNS}
         console.print_json(json.dumps({**asdict(config), **about, "out": absolute(out)}))
         return
+    check_buckets(out)
     store = make_store(config, absolute(out))
     console.print(f"{clips} clips, {len(store.shards())} shards x {len(store.streams())} streams in {out}")
     console.print(references_table(references(config)))

@@ -19,6 +19,7 @@ from rich.table import Table
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
 from jobs._machines import machines_missed
 from jobs.train import load_clips
+from pipeline.files import check_buckets
 from pipeline.on_ray import map_units, ray_started
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, open_store
@@ -175,6 +176,7 @@ def main(
     if dry_run:
         console.print_json(json.dumps({**asdict(config), "runs_of": {n: config.config(n, 0, 0).to_dict() for n in names}}))
         return
+    check_buckets(store, out)
     run_matrix(config)
 
 

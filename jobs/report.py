@@ -12,6 +12,7 @@ import typer
 
 from jobs._cli import app, console, user_errors
 from pipeline.clip import Clip, ClipError
+from pipeline.files import check_buckets
 from pipeline.media import AUDIO_RATE, Deadline, open_media
 from pipeline.webm import make_playable
 from rrnn.explorer import Media
@@ -94,6 +95,7 @@ def main(
 
     Example: python -m jobs.report runs/first runs/second --out report
     """
+    check_buckets(*runs)
     runs = finished_runs(runs)
     if dry_run:
         console.print_json(json.dumps({"runs": runs, "out": out, "media_mb": media_mb, "no_media": no_media}))

@@ -22,6 +22,7 @@ from jobs.extract import listing, options_of
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA
 from pipeline.extract import CLIP_SECONDS, pending
+from pipeline.files import check_buckets
 from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import counted, extract_on_ray, gpu_share, map_units, placed, ray_started
 from pipeline.parquet import parquet_bytes
@@ -357,6 +358,7 @@ def main(
         gpus=gpus,
         clip_seconds=clip_seconds,
     )
+    check_buckets(run, clips, out)
     if dry_run:
         _, card, model_id = load_model(run)
         streams = {e.name: e.digest() for e in extractors_of(card, config.places)}

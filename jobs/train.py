@@ -27,6 +27,7 @@ from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
 from jobs._machines import machines_missed, wait_for_machines
+from pipeline.files import Folder, StorageError, check_buckets, ray_storage
 from pipeline.on_ray import quiet_data_context, ray_started, tell
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
@@ -76,14 +77,17 @@ def load_clips(store: StoreIndex) -> list[Any]:
     of a machine reads without a copy."""
     quiet_data_context()
     shards = ray.data.from_items([{"shard": s} for s in store.shards], override_num_blocks=min(len(store.shards), 200))
-
-    def join(rows: dict[str, Any]) -> Any:
-        import pyarrow as pa
-
-        return pa.concat_tables([read_shard(store, str(s)) for s in rows["shard"]])
-
-    blocks: list[Any] = shards.map_batches(join, batch_size=1, zero_copy_batch=True).to_arrow_refs()
+    blocks: list[Any] = shards.map_batches(
+        _join, fn_kwargs={"store": store}, batch_size=1, zero_copy_batch=True
+    ).to_arrow_refs()
     return blocks
+
+
+def _join(rows: dict[str, Any], store: StoreIndex) -> Any:
+    """In a worker; a function of this module, so that the worker imports it and with it how buckets are spoken to."""
+    import pyarrow as pa
+
+    return pa.concat_tables([read_shard(store, str(s)) for s in rows["shard"]])
 
 
 def train_worker(loop: dict[str, Any]) -> None:
@@ -140,7 +144,10 @@ class _Follow(threading.Thread):
     def run(self) -> None:
         while True:
             last = self.stopped.wait(1.0)
-            lines = self._lines()
+            try:
+                lines = self._lines()
+            except StorageError:  # who trains will say so
+                lines = []
             for line in lines[self.seen :]:
                 console.print(epoch_line(json.loads(line)))
             self.seen = max(self.seen, len(lines))
@@ -184,6 +191,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         return summary
     workers = job.workers if job.min_workers is None else f"{job.fewest} to {job.workers}"
     console.print(f"training on {', '.join(store.streams)} of {job.store} ({len(store.shards)} shards), {workers} workers")
+    Folder(job.out).sweep()
     began = time.perf_counter()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check; 2 by default
     if job.min_workers is not None:  # the number may be of machines that are lost; by default one is seen after a minute
@@ -219,7 +227,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
             ),
             run_config=ray.train.RunConfig(
                 name="checkpoints",
-                storage_path=job.out,
+                **ray_storage(job.out),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
                 failure_config=ray.train.FailureConfig(max_failures=RETRIES),
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -321,6 +329,7 @@ def main(
         about = {"store": store, "out": out, "workers": workers, "min_workers": min_workers, "gpu": gpu}
         console.print_json(json.dumps({**about, **config.to_dict()}))
         return
+    check_buckets(store, out)
     console.print(summary_table(run_training(job)))
 
 

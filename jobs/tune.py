@@ -23,13 +23,15 @@ import torch
 import typer
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.execution import class_cache
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 from rich.table import Table
 
-from jobs._cli import absolute, app, console, overrides, user_errors
+from jobs._cli import absolute, app, console, overrides, storage_error_in, user_errors
 from jobs._machines import check_room, machines_missed, wait_for_machines
+from pipeline.files import StorageError, check_buckets, ray_storage
 from pipeline.on_ray import ray_started, room, tell
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.results import CLASSIFICATION, REGRESSION
@@ -48,6 +50,7 @@ STILL_RUNNING_EVERY = 60.0  # seconds between lines on what runs, where no trial
 SHOWN = 12
 READERS = 8
 CHECKPOINT = "checkpoint.zip"
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def _train_on_workers(run: RunFolder, job: TuneJob, loop: dict[str, Any]) -> Non
         ),
         run_config=ray.train.RunConfig(
             name="checkpoints",
-            storage_path=run.url,
+            **ray_storage(run.url),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             callbacks=[TuneReportCallback()],
@@ -327,11 +330,14 @@ def _train_trials(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # of state that nobody reads
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Tune would send the driver's keys to its workers as a runtime environment, which Ray logs and shows in clear. Workers have
+    # their machine's, as in all other jobs.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
     draws = _Draws(sweep, settings, todo)
     trainable = tune.with_parameters(run_trial, job=job, settings=settings, store=store, blocks=blocks)
     alone = job.workers == 1
     resources = {"cpu": job.cpus, "gpu": job.gpus} if alone else {"cpu": DRIVER_CPUS}
-    tune.Tuner(
+    ended = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=draws,
@@ -342,12 +348,14 @@ def _train_trials(
         ),
         run_config=tune.RunConfig(
             name="tensorboard",
-            storage_path=sweep.url,
+            **ray_storage(sweep.url),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[_Progress(sweep, settings, job.trials), TBXLoggerCallback()],
         ),
     ).fit()
+    for told in filter(None, map(storage_error_in, ended.errors)):
+        raise StorageError(told)
     if draws.exhausted is not None:
         console.print(f"  the space has no other configuration than those of {draws.exhausted} trials", style="yellow")
 
@@ -423,6 +431,7 @@ def main(
             _describe(function())
         return
     if page:
+        check_buckets(page)
         console.print(f"page: {write_page(page)}")
         return
     if not store or not space or not out:
@@ -443,6 +452,7 @@ def main(
     if dry_run:
         console.print_json(json.dumps({**asdict(settings), **asdict(job)}))
         return
+    check_buckets(store, out)
     found = run_sweep(settings, job)
     console.print(trial_table(settings, found))
     console.print(about_the_test(settings, Sweep(absolute(out)).openings(), found))

@@ -1,4 +1,7 @@
-"""Files on a disk or in a bucket: list them, read them, and write them whole or not at all."""
+"""Files on a disk or in a bucket: list them, read them, and write them whole or not at all.
+
+How a bucket is spoken to, and what is tried again, says pipeline.s3, which is registered here for s3:// addresses.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import fsspec.asyn
+import pyarrow.fs
 
 SWEEP_AFTER = 3600.0  # seconds
 TEMPORARY = re.compile(r"^\..*\.tmp-[0-9a-f]{32}$")
 
 REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 POINTER = b"version https://git-lfs"
+S3_SCHEMES = ("s3", "s3a")
+CHECK_SECONDS, CHECK_ATTEMPTS = 30.0, 5
 A_POINTER = "a git-lfs pointer, not the file: run `git lfs pull` where it came from"
+
+for _scheme in S3_SCHEMES:
+    fsspec.register_implementation(_scheme, "pipeline.s3.S3", clobber=True)
+
+
+class StorageError(Exception):
+    """A bucket can't be used, whatever is asked of it: it was not reached, was too busy for too long, or refused who asks. Its
+    text is one line that names the address. Nothing is wrong with any clip, and what was written is there."""
 
 
 def is_remote(url: str) -> bool:
@@ -36,6 +51,35 @@ def can_be_read(address: str) -> bool:
 def readable() -> str:
     """What can_be_read() wants, for errors."""
     return f"expected a path or one of {', '.join(sorted(REMOTE_SCHEMES))}://"
+
+
+def check_buckets(*addresses: str) -> None:
+    """Ask the buckets of the given addresses for their listing, before anything is started that costs; others pass.
+
+    Raises StorageError where one can't be reached within CHECK_SECONDS or refuses the credentials, PermissionError where it
+    may not be listed, FileNotFoundError where there is none of that name, ValueError for an address that holds a password.
+    """
+    for address in addresses:
+        scheme, separator, rest = address.partition("://")
+        bucket, _, key = rest.partition("/")
+        if "@" in bucket:  # pyarrow would take it, and it would be in a run's record
+            raise ValueError(f"expected {scheme}://BUCKET/..., found credentials in the address: set AWS_ACCESS_KEY_ID instead")
+        if not separator or scheme not in S3_SCHEMES:
+            continue
+        fs = fsspec.filesystem("s3", config_kwargs={"retries": {"total_max_attempts": CHECK_ATTEMPTS, "mode": "standard"}})
+        try:
+            fs.check(bucket, key, CHECK_SECONDS)
+        except fsspec.asyn.FSTimeoutError:
+            raise StorageError(f"{address}: no answer within {CHECK_SECONDS:g} s") from None
+
+
+def ray_storage(url: str) -> dict[str, Any]:
+    """storage_path and storage_filesystem of Ray Train and Tune for a path or URL: on S3 the file system of all others, since
+    pyarrow's own gives up after three attempts."""
+    if url.partition("://")[0] not in S3_SCHEMES:
+        return {"storage_path": url}
+    fs, path = fsspec.core.url_to_fs(url)
+    return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
 
 
 def read_head(address: str, n: int) -> bytes:
@@ -143,10 +187,11 @@ class Folder:
             raise
 
     def sweep(self) -> int:
-        """Delete what a killed write() left behind; returns how many. What is young may be another's that still writes."""
+        """Delete what a killed write() left behind; returns how many. What is young may be another's that still writes. In a
+        bucket these are the parts of large objects, at any depth below."""
+        fs, path = self._resolve()
         if not self.local:
-            return 0
-        _, path = self._resolve()
+            return int(fs.sweep(path, SWEEP_AFTER)) if hasattr(fs, "sweep") else 0
         swept = 0
         for name in os.listdir(path) if os.path.isdir(path) else ():
             with contextlib.suppress(FileNotFoundError):

@@ -16,6 +16,8 @@ from typing import Any
 
 from pipeline.clip import Clip
 from pipeline.extract import extract_rows
+from pipeline.files import StorageError, is_remote
+from pipeline.media import FETCH_SECONDS
 from pipeline.store import ClipRow
 from pipeline.streams.base import Extractor
 
@@ -38,7 +40,8 @@ class IsolatedExtractors:
         self._loaded: set[str] = set()
 
     def rows(self, extractor: Extractor, clips: Sequence[Clip], clip_seconds: float | None = None) -> list[ClipRow]:
-        """One row a clip, in the clips' order. Raises ExtractorError where an extractor raised what is not ClipError."""
+        """One row a clip, in the clips' order. Raises ExtractorError where an extractor raised what is not ClipError, and
+        StorageError where a bucket can't be used."""
         seconds = self.clip_seconds if clip_seconds is None else clip_seconds
         return [self._row(extractor.name, clip, seconds) for clip in clips]
 
@@ -52,11 +55,12 @@ class IsolatedExtractors:
 
     def _row(self, stream: str, clip: Clip, seconds: float) -> ClipRow:
         reason = ""
+        limit = seconds + self.grace + (FETCH_SECONDS if is_remote(clip.uri) else 0.0)
         for _ in range(ATTEMPTS):
             process, pipe = self._ready(stream)
             try:
                 pipe.send((stream, clip, seconds))
-                if not pipe.poll(seconds + self.grace):
+                if not pipe.poll(limit):
                     self.close()
                     return ClipRow(clip.clip_id, "error", f"timeout: the extractor did not stop after {seconds:g} s", None)
                 answer = pipe.recv()
@@ -67,6 +71,8 @@ class IsolatedExtractors:
                 continue
             if isinstance(answer, str):
                 raise ExtractorError(f"stream {stream!r}, clip {clip.clip_id!r}:\n{answer}")
+            if isinstance(answer, StorageError):
+                raise answer
             row: ClipRow = answer
             return row
         return ClipRow(clip.clip_id, "error", reason, None)
@@ -105,12 +111,14 @@ def _serve(pipe: Connection, extractors: dict[str, Extractor]) -> None:
             stream, clip, seconds = pipe.recv()
         except EOFError:
             return
-        answer: ClipRow | str | None = None
+        answer: ClipRow | str | StorageError | None = None
         try:
             if clip is None:
                 extractors[stream].load()
             else:
                 (answer,) = extract_rows(extractors[stream], [clip], seconds)
+        except StorageError as e:
+            answer = e
         except Exception:  # whatever it is, it is the worker's to raise: this process only carries it over
             answer = traceback.format_exc()
         pipe.send(answer)

@@ -76,6 +76,8 @@ RAW: dict[str, dict[str, str]] = {  # how ffmpeg hands over a track, and what it
 TIMESTAMP_JITTER = 0.1  # seconds by which audio may stray from its timestamps before it is put right
 TIMESTAMP_LEAP = 300  # seconds; one damaged timestamp must not turn a clip into hours of silence
 SAMPLE_BYTES = 4
+FETCH_SECONDS = 900.0
+"""The most that fetching a recording from a bucket may take: longer than an outage that is waited for (pipeline.s3)."""
 
 
 @dataclass
@@ -86,6 +88,9 @@ class Deadline:
     _end: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
         self._end = time.monotonic() + self.seconds
 
     def left(self) -> float:
@@ -350,10 +355,11 @@ def ffmpeg_path() -> str:
 
 @contextlib.contextmanager
 def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
-    """The clip's recording as a local file; one that is remote is fetched for as long as the context lasts.
+    """The clip's recording as a local file; one that is remote is fetched for as long as the context lasts, and its deadline
+    begins when it is here: that the network was slow is not the clip's fault.
 
     Raises ClipError where the file is missing, empty, no regular file, a git-lfs pointer, or at an address of an unknown
-    kind, and where the clip's start and end make no sense.
+    kind, and where the clip's start and end make no sense; StorageError where its bucket can't be used.
     """
     deadline = deadline or Deadline()
     _check_times(clip)
@@ -367,9 +373,10 @@ def open_media(clip: Clip, deadline: Deadline | None = None) -> Iterator[Media]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-"))
             path = os.path.join(folder, "clip" + Path(clip.uri).suffix[:16])
             try:
-                _fetch(clip.uri, path, deadline)
+                _fetch(clip.uri, path, Deadline(FETCH_SECONDS))
             except FileNotFoundError as e:  # wrong credentials stop the job: they are not the clip's fault
                 raise ClipError(f"can't read {clip.uri}: {type(e).__name__}") from e
+            deadline.begin()
         else:
             path = os.path.abspath(clip.uri.removeprefix("file://"))
         _check_file(path)

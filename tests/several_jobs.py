@@ -1,0 +1,33 @@
+"""Several jobs, one after the other, in one process and one Ray, since starting these takes longer than small jobs:
+
+    python -m tests.several_jobs '[["extract", "CLIPS", "--out", "STORE"], ["train", ...]]'
+
+Prints each job's exit code, and stops after one that is not 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import jobs  # noqa: F401  its Ray wants a token, which must be there before Ray is imported
+from pipeline.on_ray import ray_started
+
+
+def main(commands: list[list[str]]) -> int:
+    with ray_started(num_cpus=2):
+        for name, *arguments in commands:
+            code = 0
+            try:
+                importlib.import_module(f"jobs.{name}").cli(arguments, standalone_mode=True)
+            except SystemExit as e:
+                code = int(e.code or 0)
+            print(f"== {name} ended with {code}", flush=True)
+            if code:
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
