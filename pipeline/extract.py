@@ -30,7 +30,7 @@ class ShardReport:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """One unit of work: what is missing in the store."""
 
