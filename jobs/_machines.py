@@ -23,7 +23,8 @@ def check_room(workers: int, bundle: Mapping[str, float]) -> None:
     """Raises ValueError where Ray is this machine alone, which brings no others, and it can't hold so many workers, each of
     which asks for the bundle ({"CPU": 1.0, "GPU": 1.0})."""
     if "RAY_ADDRESS" not in os.environ and room(bundle) < workers:
-        there = " and ".join(f"{ray.cluster_resources().get(name, 0):g} {name}s" for name, amount in bundle.items() if amount)
+        all_ = ray.cluster_resources()
+        there = " and ".join(_count(all_.get(name, 0), name) for name, amount in bundle.items() if amount)
         raise ValueError(f"{_wanted(workers, bundle)} asked for: this machine has {there} that Ray knows of")
 
 
@@ -63,12 +64,16 @@ def machines_missed(workers: int, bundle: Mapping[str, float]) -> Iterator[None]
 
 
 def _wanted(workers: int, bundle: Mapping[str, float]) -> str:
-    each = " and ".join(f"{amount:g} {name}{'s' if amount > 1 else ''}" for name, amount in bundle.items() if amount)
-    return f"{workers} worker{'s' if workers > 1 else ''} of {each}"
+    each = " and ".join(_count(amount, name) for name, amount in bundle.items() if amount)
+    return f"{_count(workers, 'worker')} of {each}"
+
+
+def _count(n: float, name: str) -> str:
+    return f"{n:g} {name}" if 0 < n <= 1 else f"{n:g} {name}s"
 
 
 def _say(workers: int, bundle: Mapping[str, float]) -> None:
     all_, free = ray.cluster_resources(), ray.available_resources()
-    there = ", ".join(f"{all_.get(name, 0):g} {name}s, {free.get(name, 0):g} of them free" for name, n in bundle.items() if n)
+    there = " and ".join(f"{_count(all_.get(k, 0), k)} ({free.get(k, 0):g} free)" for k, amount in bundle.items() if amount)
     short = "" if room(bundle) >= workers else "; it must bring more machines, or this can't go on"
     console.print(f"  waiting for {_wanted(workers, bundle)}: the cluster has {there}{short}")

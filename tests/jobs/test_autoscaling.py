@@ -45,7 +45,7 @@ def test_a_job_says_which_machines_it_waits_for(cluster: GrowingCluster, tmp_pat
     store = make_store(tmp_path / "store").url
     command = ["jobs.train", store, "--out", tmp_path / "run", "--workers", MOST + 1]
     job = cluster.job(command, tmp_path / "log")
-    line = "waiting for 3 workers of 1 CPU: the cluster has 0 CPUs, 0 of them free; it must bring more machines"
+    line = "waiting for 3 workers of 1 CPU: the cluster has 0 CPUs (0 free); it must bring more machines"
     job.until(lambda: line in job.log.read_text(), seconds=60)
     job.kill()
     assert cluster.machines == 0  # two would be of no use
