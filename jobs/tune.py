@@ -201,6 +201,14 @@ class _Draws(Searcher):  # type: ignore[misc]
         """Likewise."""
 
 
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """A filter of a log, in which a lost bucket then takes a line a trial and not a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and (told := storage_error_in(error)) is not None:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {told}", (), None
+    return True
+
+
 class _Progress(tune.Callback):  # type: ignore[misc]
     """A line for each trial that ends, with the best so far; now and then one on what runs."""
 
@@ -330,6 +338,7 @@ def _train_trials(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # of state that nobody reads
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_in_a_line)
     # Tune would send the driver's keys to its workers as a runtime environment, which Ray logs and shows in clear. Workers have
     # their machine's, as in all other jobs.
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
