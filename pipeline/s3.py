@@ -96,17 +96,18 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
             except Exception as e:
                 broke_off = answered or isinstance(e, aiohttp.ClientError)  # the latter in the text of an error
                 if not broke_off or wait is None:
-                    if method == "complete_multipart_upload" and await self._is_complete(e, arguments):
-                        return {}
-                    if method == "abort_multipart_upload" and isinstance(translate_boto_error(e), FileNotFoundError):
+                    if await self._was_done(method, arguments, e):
                         return {}
                     raise _explained(e, method, arguments, client) from None  # its own words may hold addresses in full
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    async def _is_complete(self, error: Exception, arguments: Mapping[str, Any]) -> bool:
-        """Whether an upload that is not known (any more) is there in full: the answer to the first attempt was lost."""
-        if not isinstance(translate_boto_error(error), FileNotFoundError):
+    async def _was_done(self, method: str, arguments: Mapping[str, Any], error: Exception) -> bool:
+        """Whether an upload in parts that can't be ended, since there is no such upload, was ended by an attempt before, whose
+        answer was lost: then the object is there, and made of these parts."""
+        if method == "abort_multipart_upload":
+            return isinstance(translate_boto_error(error), FileNotFoundError)
+        if method != "complete_multipart_upload" or not isinstance(translate_boto_error(error), FileNotFoundError):
             return False
         digests = [bytes.fromhex(part["ETag"].strip('"')) for part in arguments["MultipartUpload"]["Parts"]]
         whole = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
