@@ -59,10 +59,10 @@ def _complain(text: str) -> None:
 
 def storage_error_in(error: BaseException) -> str | None:
     """What a StorageError says that is the error, or that a worker of Ray raised: then it is a line of the error's text."""
-    if isinstance(error, StorageError):
-        return str(error)
     found = re.search(rf"^(?:\S*\.)?{StorageError.__name__}: (.+)$", str(error), re.MULTILINE)
-    return found[1] if found else None
+    if found is not None:
+        return found[1]
+    return str(error) if isinstance(error, StorageError) else None
 
 
 def absolute(url: str) -> str:

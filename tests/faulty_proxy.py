@@ -33,7 +33,13 @@ FAULTS = {
     "too_many": "429 without a body, not asked of the server",
     "internal": "500 InternalError, not asked of the server",
 }
-ANSWERS = {"slow_down": (503, "SlowDown"), "too_many": (429, ""), "internal": (500, "InternalError")}
+ANSWERS = {
+    "slow_down": (503, "SlowDown"),
+    "too_many": (429, ""),
+    "internal": (500, "InternalError"),
+    "no_upload": (404, "NoSuchUpload"),
+}
+"""Of the last: what S3 may say of an upload that was ended before; only as a script asks for it."""
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 

@@ -143,9 +143,11 @@ def test_an_upload_in_parts_is_there_once_and_leaves_nothing(proxy: FaultyProxy,
     bucket = new_bucket()
     fs, path = fsspec.core.url_to_fs(f"{bucket}/store/large")
     data = bytes(range(256)) * 45_000  # 11.5 MB in parts of 5
-    proxy.script += [("PUT /", "cut_upload"), ("uploadId", "lost"), ("POST /", "passed"), ("POST /", "lost")]
+    proxy.script += [("PUT /", "cut_upload"), ("uploadId", "lost")]
+    proxy.script += [("POST /", "passed"), ("POST /", "lost"), ("POST /", "no_upload")]  # begun; ended, unheard of; again
     fs.pipe_file(path, data, chunksize=5 << 20)
-    assert fs.cat_file(path) == data
+    proxy.script += [("GET /", "cut")]
+    assert fs.cat_file(path, chunksize=5 << 20) == data  # in parts too, as objects above 50 MB
     assert not proxy.script
     assert fs.list_multipart_uploads(path.partition("/")[0]) == []
 
@@ -156,7 +158,9 @@ def test_an_upload_in_parts_is_there_once_and_leaves_nothing(proxy: FaultyProxy,
     if REAL:  # to moto all uploads are years old
         assert folder.sweep() == 0, "young uploads may be another's that still writes"
     monkeypatch.setattr(files, "SWEEP_AFTER", -60.0)
+    proxy.script += [("DELETE /", "lost"), ("DELETE /", "no_upload")]
     assert folder.sweep() == 1
+    assert not proxy.script
     assert [upload["Key"] for upload in fs.list_multipart_uploads(path.partition("/")[0])] == ["elsewhere"]
 
 
