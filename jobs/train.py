@@ -172,8 +172,8 @@ def epoch_line(figures: dict[str, Any]) -> str:
     ]
     return (
         f"  epoch {figures['epoch']:3d}  train loss {figures['train_loss']:.4f}  valid loss {figures['valid_loss']:.4f}  "
-        f"valid {', '.join(of_valid)}  {figures['clips_per_second']:.0f} clips/s by {figures['workers']}"
-        f"{'  best' if figures['best'] else ''}"
+        f"valid {', '.join(of_valid)}  {figures['clips_per_second']:.0f} clips/s by {figures['workers']} "
+        f"worker{'s' if figures['workers'] > 1 else ''}{'  best' if figures['best'] else ''}"
     )
 
 

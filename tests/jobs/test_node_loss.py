@@ -127,7 +127,7 @@ def test_training_goes_on_with_fewer_and_then_with_more(
     machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = make_store(tmp_path / "store")
-    config, words = small(epochs=70, dropout=0.0)  # what is dropped is drawn by each worker for itself
+    config, words = small(epochs=60, dropout=0.0)  # what is dropped is drawn by each worker for itself
     whole, run = tmp_path / "whole", tmp_path / "run"
     train_by(1, config, store, whole)
     many = ["--workers", 2, "--min-workers", 1, "--resize-seconds", 1, "--checkpoint-seconds", 0]
