@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from machines import Machines, lines, small, started, summary
 from processes import Job
 from sources import tones
 from stores import make_store
@@ -19,51 +18,10 @@ from pipeline.corpora.folder import FolderCorpus
 from pipeline.extract import extract_shard
 from pipeline.store import Store
 from pipeline.streams.acoustic import Acoustic
-from rrnn.config import Config, config_from_dict, merge
-from rrnn.experiments import experiment
 
 pytestmark = pytest.mark.slow
 
-SMALL_MEMORY = {"object_store_memory": 200_000_000}
-
-
-class Machines:
-    """A head without cores, and two machines of one core each, as processes of this one."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "include_dashboard": False, **SMALL_MEMORY}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.workers: list[object] = []
-        self.add()
-        self.add()
-
-    def add(self) -> None:
-        self.workers.append(self.cluster.add_node(num_cpus=1, **SMALL_MEMORY))
-
-    def lose(self) -> None:
-        """The one that has been there longest dies without a word, with all of its processes."""
-        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
-
-    def lose_one(self) -> None:
-        """Likewise, and a new one comes."""
-        self.lose()
-        self.add()
-
-    def job(self, *arguments: object, log: Path) -> Job:
-        where = {"RAY_ADDRESS": self.cluster.address, **{k: os.environ[k] for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}}
-        return Job([str(a) for a in arguments], log, where)
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_health_check_period_ms", "500")  # a lost machine is noticed within seconds
-        patch.setenv("RAY_health_check_failure_threshold", "3")
-        found = Machines()
-        yield found
-        found.cluster.shutdown()
+machines = pytest.fixture(scope="module")(started)
 
 
 def lose_one_when(condition: Callable[[], bool], job: Job, machines: Machines) -> str:
@@ -92,26 +50,6 @@ def test_extraction_ends_with_the_store_that_it_would_have_written(machines: Mac
     assert written(out) == written(tmp_path / "whole")
 
 
-def small(epochs: int, dropout: float) -> tuple[Config, list[str]]:
-    """A configuration, and the words of a command line that say it."""
-    changes = {
-        "model": {"hidden": 4, "hops": 2, "dropout": dropout},
-        "train": {"batch_size": 7, "folds": 4, "epochs": epochs, "patience": epochs},
-    }
-    words = [f"{part}.{key}={value}" for part, of in changes.items() for key, value in of.items()]
-    return config_from_dict(merge(experiment("rrnn").to_dict(), changes)), words
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def summary(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    return found
-
-
 def test_training_ends_with_the_model_that_it_would_have_made(machines: Machines, tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     config, words = small(epochs=10, dropout=0.3)
@@ -121,37 +59,6 @@ def test_training_ends_with_the_model_that_it_would_have_made(machines: Machines
     lose_one_when(lambda: len(lines(lost)) >= 3, machines.job(*command, log=tmp_path / "log"), machines)
     assert (lost / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
     assert summary(lost)["test"] == summary(whole)["test"]
-
-
-def test_training_goes_on_with_fewer_and_then_with_more(
-    machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = make_store(tmp_path / "store")
-    config, words = small(epochs=60, dropout=0.0)  # what is dropped is drawn by each worker for itself
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    train_by(1, config, store, whole)
-    many = ["--workers", 2, "--min-workers", 1, "--resize-seconds", 1, "--checkpoint-seconds", 0]
-    job = machines.job("jobs.train", store.url, *words, *many, "--out", run, log=tmp_path / "log")
-
-    def by(workers: int) -> bool:
-        return bool(found := lines(run)) and found[-1]["workers"] == workers
-
-    job.until(lambda: by(2) and len(lines(run)) >= 3)
-    machines.lose()
-    began = time.monotonic()
-    job.until(lambda: by(1))
-    fewer = time.monotonic()
-    machines.add()
-    job.until(lambda: by(2))
-    more = time.monotonic()
-    job.finish()
-    with capsys.disabled():
-        print(f"\non one worker {fewer - began:.0f} s after the loss, on two {more - fewer:.0f} s after a machine came")
-    for a, b in zip(lines(whole), lines(run), strict=True):
-        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
-        assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
-    for side in ("valid", "test"):
-        assert summary(run)[side] == pytest.approx(summary(whole)[side], abs=1e-5)
 
 
 def test_a_sweep_ends_with_the_winner_that_it_would_have_had(machines: Machines, tmp_path: Path) -> None:
