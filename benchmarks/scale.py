@@ -23,6 +23,7 @@ import typer
 from rich.table import Table
 
 from jobs._cli import app, console, user_errors
+from jobs.extract import ExtractConfig, extract
 from pipeline.clip import Clip, Modality
 from pipeline.media import Media
 from pipeline.store import SHARD_SIZE
@@ -158,8 +159,6 @@ def main(
     """
     STREAMS["free"] = "benchmarks.scale:Free"
     if child is not None:
-        from jobs.extract import ExtractConfig, extract
-
         out, streams = str(child / "store"), {"free": {}}
         extract(ExtractConfig(str(child / "manifest.csv"), "folder", out, streams=streams, shard_size=shard_size))
         return

@@ -324,7 +324,17 @@ def main(
     name, changes = split_words(words or [])
     config = config_from_dict(merge(experiment(name).to_dict(), changes))
     command = shlex.join(["python", "-m", "jobs.train", *sys.argv[1:]])
-    job = TrainJob(store, out, config, workers, gpu, command, checkpoint_seconds, min_workers, resize_seconds)
+    job = TrainJob(
+        store=store,
+        out=out,
+        config=config,
+        workers=workers,
+        gpu=gpu,
+        command=command,
+        checkpoint_seconds=checkpoint_seconds,
+        min_workers=min_workers,
+        resize_seconds=resize_seconds,
+    )
     if dry_run:
         about = {"store": store, "out": out, "workers": workers, "min_workers": min_workers, "gpu": gpu}
         console.print_json(json.dumps({**about, **config.to_dict()}))

@@ -18,7 +18,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ class Manifest:
         with tempfile.TemporaryDirectory(prefix="rrnn-manifest-") as scratch:
             fresh = _Spool(f"{scratch}/fresh")
             moved: defaultdict[int, _Spool] = defaultdict(lambda: _Spool(f"{scratch}/moved-{len(moved)}"))  # by part
-            while batch := [_manifest_row(clip) for clip in islice(source, BATCH)]:
+            while batch := [_manifest_row(clip) for clip in itertools.islice(source, BATCH)]:
                 keys = _keys([row["clip_id"] for row in batch])
                 seen.frombytes(keys.tobytes())
                 for row, at in zip(batch, known.find(keys), strict=True):
@@ -262,15 +261,15 @@ def _rest_key(row: Mapping[str, Any]) -> int:
 
 def clip_inputs(clip: Clip) -> str:
     """Digest of what a clip's features depend on, beside its recording: its id, times and words."""
-    row = _plain(clip)
-    of_inputs = {k: row[k] for k in ("clip_id", "start", "end", "transcript", "words")}
-    return hashlib.sha256(json.dumps(of_inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return _inputs(_plain(clip))
 
 
-def clip_digest(clip: Clip) -> str:
-    """Of all that a clip's row says, but its addresses and attributes: a corpus that was moved is the same corpus."""
-    row = {k: v for k, v in _plain(clip).items() if k not in ("uri", "features", "attributes")}
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+def _inputs(row: Mapping[str, Any]) -> str:
+    return _digest({k: row[k] for k in ("clip_id", "start", "end", "transcript", "words")})
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(clip: Clip) -> dict[str, Any]:
@@ -281,12 +280,17 @@ def _plain(clip: Clip) -> dict[str, Any]:
 
 
 def _manifest_row(clip: Clip) -> dict[str, Any]:
+    """As it is stored. digest: of all that it says but its addresses and attributes, for a corpus that was moved is the same
+    corpus. inputs: clip_inputs()."""
     row = _plain(clip)
+    digests = {
+        "digest": _digest({k: v for k, v in row.items() if k not in ("uri", "features", "attributes")}),
+        "inputs": _inputs(row),
+    }
     row["votes"] = None if clip.votes is None else {shown: list(of.items()) for shown, of in clip.votes.items()}
     for name in MAPS:
         row[name] = None if row[name] is None else list(row[name].items())
-    row |= {"digest": clip_digest(clip), "inputs": clip_inputs(clip)}
-    return row
+    return row | digests
 
 
 def _clip(row: dict[str, Any]) -> Clip:

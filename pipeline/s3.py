@@ -105,10 +105,10 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
     async def _was_done(self, method: str, arguments: Mapping[str, Any], error: Exception) -> bool:
         """Whether an upload in parts that can't be ended, since there is no such upload, was ended by an attempt before, whose
         answer was lost: then the object is there, and made of these parts."""
-        if method == "abort_multipart_upload":
-            return isinstance(translate_boto_error(error), FileNotFoundError)
-        if method != "complete_multipart_upload" or not isinstance(translate_boto_error(error), FileNotFoundError):
+        if not isinstance(translate_boto_error(error), FileNotFoundError):
             return False
+        if method != "complete_multipart_upload":
+            return method == "abort_multipart_upload"
         digests = [bytes.fromhex(part["ETag"].strip('"')) for part in arguments["MultipartUpload"]["Parts"]]
         whole = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
         try:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -177,20 +177,22 @@ class Store:
 
     def outcome(self, stream: str) -> pa.Table:
         """clip_id, status and reason of every clip that was extracted in this stream."""
-        folder = self.folder.at("features", stream)
         columns = ["clip_id", "status", "reason"]
-        tables = [open_parquet(folder, f"{shard}.parquet").read(columns=columns) for shard in sorted(self.done(stream))]
-        empty = FEATURES_SCHEMA.empty_table().select(columns)
-        return pa.concat_tables([empty.replace_schema_metadata(None), *(t.replace_schema_metadata(None) for t in tables)])
+        return pa.concat_tables([FEATURES_SCHEMA.empty_table().select(columns), *self._of_shards(stream, columns)])
 
     def tally(self, stream: str) -> Counter[tuple[str, str | None]]:
         """How many clips have each (status, reason) in a stream; a shard at a time."""
-        folder = self.folder.at("features", stream)
         found: Counter[tuple[str, str | None]] = Counter()
-        for shard in self.done(stream):
-            table = open_parquet(folder, f"{shard}.parquet", whole=False).read(columns=["status", "reason"])
-            found.update(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
+        for table in self._of_shards(stream, ["status", "reason"]):
+            found.update(zip(*table.to_pydict().values(), strict=True))
         return found
+
+    def _of_shards(self, stream: str, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of a stream's shards, in order."""
+        folder = self.folder.at("features", stream)
+        for shard in sorted(self.done(stream)):
+            table = open_parquet(folder, f"{shard}.parquet", whole=False).read(columns=columns)
+            yield table.replace_schema_metadata(None)
 
     def sweep(self) -> int:
         """Delete what killed writers left behind; returns how many files."""

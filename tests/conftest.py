@@ -23,3 +23,12 @@ def ray_cluster() -> Iterator[None]:
     with ray_started(num_cpus=2):
         assert ray.is_initialized()
         yield
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a server that speaks S3. Buckets have names of their own, so that all tests may share it."""
+    from s3_server import s3_server
+
+    with s3_server() as url:
+        yield url

@@ -12,19 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from processes import Job
+from processes import Job, free_port
 from ray.autoscaler.v2.sdk import get_cluster_status
 
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 HEAD_ID = "f" * 51 + "00000"
 """What that provider takes the head for."""
 SMALL_MEMORY = 200_000_000
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("", 0))
-        return int(s.getsockname()[1])
 
 
 class GrowingCluster:

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from faulty_proxy import FAULTS, FaultyProxy
-from processes import Job
-from s3_server import REAL, environment, free_port, new_bucket, s3_server, speak_to
+from processes import Job, free_port
+from s3_server import REAL, environment, new_bucket, s3_server, speak_to
 from sources import tones
 from stores import read_clips
 from typer.testing import CliRunner
@@ -48,12 +48,6 @@ from rrnn.train import Workers, train
 JOBS = {"extract": extract, "train": train_cli, "score": score, "tune": tune, "report": report}
 CLIPS, SHARD_SIZE = 24, 8
 SECRET = f"secret-{uuid.uuid4().hex}"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from media_files import CONTAINERS, noise, record
 from scipy.io import wavfile
-from test_s3 import bucket, proxy, server  # noqa: F401
+from test_s3 import bucket, proxy  # noqa: F401
 from typer.testing import CliRunner
 
 from jobs._cli import console

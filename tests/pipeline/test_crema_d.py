@@ -10,7 +10,7 @@ import pytest
 import sources
 from scipy.io import wavfile
 from sources import touch
-from test_s3 import bucket, proxy, server  # noqa: F401
+from test_s3 import bucket, proxy  # noqa: F401
 
 from pipeline.clip import Clip
 from pipeline.corpora.base import Problem

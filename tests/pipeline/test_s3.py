@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from botocore.retries.standard import ExponentialBackoff
 from faulty_proxy import FAULTS, FaultyProxy
-from s3_server import REAL, environment, new_bucket, s3_server, speak_to
+from s3_server import REAL, environment, new_bucket, speak_to
 from scipy.io import wavfile
 
 from jobs.report import thumbnails
@@ -30,12 +30,6 @@ from rrnn.data import open_store, read_shard
 from rrnn.run import RunFolder
 
 WAIT = 0.02  # seconds between attempts, in place of a random number of them
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture
