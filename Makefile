@@ -9,7 +9,7 @@ demo: .venv/.demo
 	$(BIN)/python -m jobs.demo
 
 test: .venv/.dev lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
