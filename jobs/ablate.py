@@ -46,7 +46,9 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
     if clips.digest() != config["data_digest"]:
         raise ValueError(f"{store.url} holds other data than {url} was trained on: name the store that it was with --store")
     clips.prepare(card.normalise, card.corpus, card.pool)
-    predictions = pq.read_table(pa.BufferReader(run.read("predictions.parquet")), columns=["clip_id", "split"]).to_pylist()
+    predictions = (
+        pq.ParquetFile(pa.BufferReader(run.read("predictions.parquet"))).read(columns=["clip_id", "split"]).to_pylist()
+    )
     tested = {r["clip_id"] for r in predictions if r["split"] == "test"}
     indices = np.array([i for i, clip_id in enumerate(clips.ids) if clip_id in tested], np.int64)
     objective = make_objective(make_targets(clips), config["train"]["loss"])

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
@@ -19,6 +18,7 @@ from jobs.score import ScoreConfig, score
 from jobs.train import TrainJob, run_training, summary_table
 from pipeline.corpora.made import make_corpus
 from pipeline.on_ray import ray_started
+from pipeline.parquet import open_parquet
 from pipeline.store import Store
 from rrnn.experiments import experiment
 from rrnn.report import write_report
@@ -98,7 +98,7 @@ def title(text: str) -> None:
 
 def write_unlabelled(manifest: Path, predictions: Path, folder: Path) -> Path:
     """A manifest of the test clips without their labels, as a user has clips to score; returns its path."""
-    test = {r["clip_id"] for r in pq.read_table(predictions).to_pylist() if r["split"] == "test"}
+    test = {r["clip_id"] for r in pq.ParquetFile(predictions).read().to_pylist() if r["split"] == "test"}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "manifest.csv"
     with manifest.open(newline="") as source, path.open("w", newline="") as target:
@@ -113,11 +113,11 @@ def write_unlabelled(manifest: Path, predictions: Path, folder: Path) -> Path:
 
 def check_scores(scores: Store, predictions: Path) -> None:
     """Scoring from raw clips must give what testing gave: they are the same clips, extractors and model."""
-    table = pq.read_table(predictions)
-    tested: dict[str, Any] = {r["clip_id"]: r for r in table.filter(pc.field("split") == "test").to_pylist()}
+    rows = pq.ParquetFile(predictions).read().to_pylist()
+    tested: dict[str, Any] = {r["clip_id"]: r for r in rows if r["split"] == "test"}
     folder = scores.folder.at("scores")
-    rows = [r for n in folder.names(".parquet") for r in pq.read_table(f"{folder.url}/{n}").to_pylist()]
-    same = sum(r["emotion"] == tested[r["clip_id"]]["prediction"] for r in rows)
+    scored = [r for n in folder.names(".parquet") for r in open_parquet(folder, n).read().to_pylist()]
+    same = sum(r["emotion"] == tested[r["clip_id"]]["prediction"] for r in scored)
     console.print(f"  {same} of {len(tested)} clips scored as in the test")
     if same != len(tested):
         raise RuntimeError("scoring from raw clips gave other answers than testing did")

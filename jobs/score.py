@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import typer
 from rich.table import Table
@@ -25,7 +24,7 @@ from pipeline.extract import CLIP_SECONDS, pending
 from pipeline.files import check_buckets
 from pipeline.isolated import IsolatedExtractors
 from pipeline.on_ray import counted, extract_on_ray, gpu_share, map_units, placed, ray_started
-from pipeline.parquet import parquet_bytes
+from pipeline.parquet import open_parquet, parquet_bytes
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor
@@ -124,7 +123,7 @@ class ScoreWorker:
         self.preparation = load_preparation(config.run, self.card)
         self.known = self.preparation.normaliser
         if self.known is not None:
-            here = moments_of(pq.read_table(pa.BufferReader(self.store.folder.read(STATISTICS))))
+            here = moments_of(open_parquet(self.store.folder, STATISTICS).read())
             normaliser = self.known.extended(add_up(here), replace=config.own_statistics)
             self.preparation = replace(self.preparation, normaliser=normaliser)
 
@@ -220,7 +219,7 @@ def prepare_statistics(config: ScoreConfig, store: Store, by: str, extractors: S
     args = {"config": config, "by": by, "streams": [e.name for e in extractors]}
     for _ in map_units(StatisticsWorker, args, units, workers=config.workers):
         pass
-    tables = (pq.read_table(pa.BufferReader(folder.read(name))) for name in folder.names(".parquet"))
+    tables = (open_parquet(folder, name).read() for name in folder.names(".parquet"))
     total = add_up(moments for table in tables for moments in moments_of(table))
     store.folder.write(STATISTICS, parquet_bytes(moments_table(total), compression="zstd"))
 
@@ -292,7 +291,7 @@ def score_table(store: Store) -> Table:
     emotions: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for name in names:
-        for row in pq.read_table(pa.BufferReader(folder.read(name)), columns=["status", "reason", "emotion"]).to_pylist():
+        for row in open_parquet(folder, name).read(columns=["status", "reason", "emotion"]).to_pylist():
             if row["status"] == "ok":
                 emotions[row["emotion"]] += 1
             else:

@@ -217,7 +217,7 @@ class _Spool:
         """All rows, so many a table; the last may have fewer."""
         waiting = MANIFEST_SCHEMA.empty_table()
         for i in range(self._files):
-            waiting = pa.concat_tables([waiting, pq.read_table(self.folder / f"{i}.parquet", schema=MANIFEST_SCHEMA)])
+            waiting = pa.concat_tables([waiting, pq.ParquetFile(self.folder / f"{i}.parquet").read()])
             while len(waiting) >= size:
                 yield waiting[:size]
                 waiting = waiting[size:]

@@ -98,7 +98,7 @@ def read_ablation(run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]
     if not run.exists(FILE):
         return [], {}
     try:
-        table = pq.read_table(pa.BufferReader(run.read(FILE)))
+        table = pq.ParquetFile(pa.BufferReader(run.read(FILE))).read()
         return table.to_pylist(), json.loads((table.schema.metadata or {})[b"rrnn"])
     except (OSError, ValueError, KeyError) as e:
         raise ValueError(f"run {run.url}: {FILE} can't be read: {e}; delete it, and run jobs.ablate again") from e

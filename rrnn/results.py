@@ -237,7 +237,7 @@ def _read(folder: RunFolder, name: str) -> Any:
     try:
         data = folder.read(name)
         if name.endswith(".parquet"):
-            return pq.read_table(io.BytesIO(data)).to_pylist()
+            return pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
         return [json.loads(line) for line in data.splitlines()] if name.endswith(".jsonl") else json.loads(data)
     except FileNotFoundError:
         raise ValueError(f"run {folder.url}: unfinished or not a run: {name} is missing") from None

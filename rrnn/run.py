@@ -176,7 +176,7 @@ def load_normaliser(url: str, card: ModelCard) -> Normaliser:
     data = run.read(STATISTICS)
     if hashlib.sha256(data).hexdigest()[:16] != card.statistics:
         raise ValueError(f"{url}/{STATISTICS} is not what the model was trained with: its digest is another")
-    return Normaliser(add_up(moments_of(pq.read_table(pa.BufferReader(data)))))
+    return Normaliser(add_up(moments_of(pq.ParquetFile(pa.BufferReader(data)).read())))
 
 
 def package_versions() -> dict[str, str]:

