@@ -41,7 +41,7 @@ class Shape:
 
 SHAPES = {
     "demo": Shape(16, 128, {"acoustic": (44, 350), "speech": (768, 175), "face": (59, 105), "words": (50, 10)}),
-    "RAVDESS": Shape(32, 64, {"acoustic": (44, 350), "speech": (768, 175), "au_mean": (17, 1)}),  # of docs/experiments.md
+    "RAVDESS": Shape(32, 64, {"acoustic": (44, 350), "speech": (768, 175), "au_mean": (35, 1)}),  # of docs/experiments.md
     "eGeMAPS and face": Shape(32, 128, {"egemaps": (25, 350), "face": (59, 105)}),
     "MOSEI": Shape(32, 512, {"covarep": (74, 700), "facet": (35, 210), "glove": (300, 20)}),
 }

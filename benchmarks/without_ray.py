@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ from rrnn.sweep import Settings, drawn_at_random
 from rrnn.train import Workers, keep_freed_memory
 from rrnn.train import train as train_model
 
-SPAWN = multiprocessing.get_context("spawn")
+
+def _on_each(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """A call in a process of its own for each."""
+    with ProcessPoolExecutor(len(arguments), multiprocessing.get_context("spawn")) as pool:
+        for call in [pool.submit(function, *of) for of in arguments]:
+            call.result()
 
 
 def extract(processes: int, source: str, corpus: str, out: str, modalities: str) -> None:
@@ -45,8 +51,7 @@ def extract(processes: int, source: str, corpus: str, out: str, modalities: str)
     for extractor in extractors:
         store.begin_stream(extractor)
     units = [(work.stream, work.shard) for work in pending(store, extractors)[0]]
-    with SPAWN.Pool(processes) as pool:
-        pool.starmap(_extract, [(out, units[i::processes]) for i in range(processes)])
+    _on_each(_extract, [(out, units[i::processes]) for i in range(processes)])
 
 
 def _extract(out: str, units: list[tuple[str, str]]) -> None:
@@ -56,7 +61,7 @@ def _extract(out: str, units: list[tuple[str, str]]) -> None:
 
 def train(processes: int, store: str, out: str, name: str, changes: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="without-ray-") as folder:
-        SPAWN.Pool(processes).starmap(_train, [(i, processes, store, out, name, changes, folder) for i in range(processes)], 1)
+        _on_each(_train, [(i, processes, store, out, name, changes, folder) for i in range(processes)])
 
 
 def _train(rank: int, count: int, store: str, out: str, name: str, changes: dict[str, Any], folder: str) -> None:
@@ -92,8 +97,7 @@ def score(processes: int, run: str, clips: str, out: str) -> None:
         store = Store.create(out, config.corpus)
         store.add_clips(found)
     shards = store.shards()
-    with SPAWN.Pool(processes) as pool:
-        pool.starmap(_score, [(config, shards[i::processes]) for i in range(processes)])
+    _on_each(_score, [(config, shards[i::processes]) for i in range(processes)])
 
 
 def _score(config: ScoreConfig, shards: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 Modality = Literal["audio", "vision", "text"]
 Architecture = Literal["rrnn", "early", "late", "naive", "mfn", "mult"]
 
-_ATTENDS = "hidden skip hops tied align align_size heads attend memory gate reset dropout".split()
+_ATTENDS = "hidden skip deviations hops tied align align_size heads attend memory gate reset dropout".split()
 USES: dict[str, list[str]] = {
     "rrnn": _ATTENDS,
     "early": _ATTENDS,
@@ -39,6 +39,9 @@ class ModelConfig:
     skip: bool = False
     """Whether a linear map of each frame is added to what the encoders make of it. Not in the paper: few clips teach an LSTM
     little, and spoil what a linear model would have had of the frames."""
+    deviations: bool = False
+    """Whether m(0) takes in, beside the streams' averages, a linear map of how much each column varies over the clip. Not in
+    the paper: no average of frames tells it, and a linear model of a clip's statistics has it."""
     hops: int = Field(default=3, ge=1)
     """How often the clip is analysed again (tau)."""
     tied: bool = False
@@ -109,6 +112,9 @@ class TrainConfig:
     mixup: float = Field(default=0.0, ge=0.0)
     """Alpha of mixup (Zhang et al. 2018): each clip of a step is mixed with another, targets too, in a share drawn from
     Beta(alpha, alpha). 0 mixes nothing."""
+    average: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Decay a step of a running average of the weights: 0.99 averages about the last hundred steps. It is the average that is
+    judged, kept and tested. 0 takes the weights as they are."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the target that is spread over all classes, of cross_entropy."""
     refit: bool = False

@@ -129,6 +129,23 @@ class Encoder(nn.Module):
         return h_KBD
 
 
+class Deviations(nn.Module):
+    """How much each column of a stream varies over a clip, as a linear map: something to add to m(0)."""
+
+    def __init__(self, columns: int, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(columns, dim)
+
+    def forward(self, x_BKF: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, K, F) standardised, (B,) -> (B, D), of the deviation over the real frames; zero where there are none."""
+        share_BK = real_frames(lengths_B, x_BKF.shape[1]).to(x_BKF.dtype) / lengths_B.clamp(min=1)[:, None]
+        x_BKF = x_BKF.masked_fill(share_BK[..., None] == 0, 0.0)
+        mean_B1F = torch.bmm(share_BK[:, None], x_BKF)
+        variance_BF = torch.bmm(share_BK[:, None], (x_BKF - mean_B1F).square())[:, 0]
+        mapped_BD: Tensor = self.map(variance_BF.clamp(min=1e-12).sqrt())  # the root has no gradient at 0
+        return mapped_BD * (lengths_B > 0).to(mapped_BD.dtype)[:, None]
+
+
 class Attention(nn.Module):
     """Globally contextualised attention of one stream, for all hops (eqs. 5-8)."""
 
@@ -240,8 +257,10 @@ class Recursion(nn.Module):
         self.memory = MemoryUpdate(dim, self.streams, config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, h: Mapping[str, Tensor], lengths: Mapping[str, Tensor], explain: bool) -> tuple[Tensor, list[Hop]]:
-        """Of encoder outputs h[s] (K, B, D): the last memory (B, D), and what each hop saw, if asked."""
+    def forward(
+        self, h: Mapping[str, Tensor], lengths: Mapping[str, Tensor], explain: bool, more_BD: Tensor | None = None
+    ) -> tuple[Tensor, list[Hop]]:
+        """Of encoder outputs h[s] (K, B, D): the last memory (B, D), and what each hop saw, if asked. more: added to m(0)."""
         attention = {s: cast(Attention, self.attention[s]) for s in self.streams}
         frames = {s: attention[s].frames(h[s], lengths[s]) for s in self.streams}
         # Dropout of the encoders' outputs, one mask a clip for all frames and hops (Gal and Ghahramani 2016), put where it
@@ -250,6 +269,8 @@ class Recursion(nn.Module):
         m_BD = torch.zeros_like(keep_BSD[:, 0])
         if self.config.memory == "mean":  # m(0): the averages over the real frames, summed over the streams
             m_BD = (torch.stack([frames[s].average() for s in self.streams], dim=1) * keep_BSD).sum(1)
+        if more_BD is not None:
+            m_BD = m_BD + self.dropout(more_BD)
         hops = []
         for tau in range(self.config.hops):
             seen = {s: attention[s](tau, frames[s], m_BD) for s in self.streams}
@@ -289,10 +310,13 @@ class _Encoded(Model):
         super().__init__(config, columns, outputs)
         self.dim = 2 * config.hidden
         self.encoders = nn.ModuleDict({s: Encoder(columns[s], config.hidden, config.skip) for s in self.streams})
+        self.deviations = nn.ModuleDict({s: Deviations(columns[s], self.dim) for s in self.streams if config.deviations})
 
-    def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """H of each stream, (K, B, D)."""
-        return {s: self.encoders[s](self.standardise[s](batch.values[s]), batch.lengths[s]) for s in self.streams}
+    def encode(self, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """H of each stream, (K, B, D); and what its deviations add to m(0), (B, D), where they are asked for."""
+        x = {s: self.standardise[s](batch.values[s]) for s in self.streams}
+        h = {s: self.encoders[s](x[s], batch.lengths[s]) for s in self.streams}
+        return h, [of_s(x[s], batch.lengths[s]) for s, of_s in self.deviations.items()]
 
 
 class RRNN(_Encoded):
@@ -304,7 +328,9 @@ class RRNN(_Encoded):
         self.decoder = Decoder(self.dim, config, outputs)
 
     def forward(self, batch: Batch, explain: bool = False) -> Output:
-        m_BD, hops = self.recursion(self.encode(batch), batch.lengths, explain)
+        h, deviations = self.encode(batch)
+        more_BD = torch.stack(deviations).sum(0) if deviations else None
+        m_BD, hops = self.recursion(h, batch.lengths, explain, more_BD)
         return Output(self.decoder(m_BD), hops)
 
 
@@ -318,7 +344,8 @@ class EarlyFusion(_Encoded):
         self.decoder = Decoder(len(self.streams) * self.dim, config, outputs)
 
     def forward(self, batch: Batch, explain: bool = False) -> Output:
-        h, lengths = self.encode(batch), batch.lengths
+        (h, deviations), lengths = self.encode(batch), batch.lengths
+        more_BD = torch.cat(deviations, -1) if deviations else None
         longest_B = torch.stack([lengths[s] for s in self.streams]).amax(0)
         j_K1 = torch.arange(max(h[s].shape[0] for s in self.streams), device=longest_B.device)[:, None]
         b_B = torch.arange(longest_B.shape[0], device=longest_B.device)
@@ -329,7 +356,7 @@ class EarlyFusion(_Encoded):
             rows = (nearest[s] * b_B.shape[0] + b_B).flatten()
             resampled_KBD = h[s].flatten(0, 1).index_select(0, rows).view(*nearest[s].shape, -1)
             fused.append(resampled_KBD * (lengths[s] > 0).to(resampled_KBD.dtype)[:, None])
-        m, hops = self.recursion({"fused": torch.cat(fused, -1)}, {"fused": longest_B}, explain)
+        m, hops = self.recursion({"fused": torch.cat(fused, -1)}, {"fused": longest_B}, explain, more_BD)
         return Output(self.decoder(m), [self._per_stream(hop, nearest, batch) for hop in hops])
 
     def _per_stream(self, hop: Hop, nearest: Mapping[str, Tensor], batch: Batch) -> Hop:
@@ -356,7 +383,8 @@ class LateFusion(_Encoded):
 
     def forward(self, batch: Batch, explain: bool = False) -> Output:
         predictions, here = [], torch.stack([batch.lengths[s] > 0 for s in self.streams], dim=1)
-        for s, h_KBD in self.encode(batch).items():
+        h, _ = self.encode(batch)
+        for s, h_KBD in h.items():
             forward_KBH, backward_KBH = h_KBD.chunk(2, dim=-1)
             last = (batch.lengths[s] - 1).clamp(min=0)
             final_BD = torch.cat([forward_KBH[last, torch.arange(last.shape[0], device=last.device)], backward_KBH[0]], dim=-1)

@@ -17,10 +17,10 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from rrnn.config import Config, config_from_dict
 from rrnn.data import ClipSet, StoreIndex, collate, evaluation_batches, length_batches
@@ -42,6 +43,7 @@ from rrnn.splits import SIDES, Split, split_clips
 from rrnn.targets import IntArray, Objective, make_objective, make_targets
 
 CHECKPOINT_SECONDS = 10.0
+WARM_STEPS = 10  # after n steps an average of weights has a decay of n / (n + WARM_STEPS), at most what is asked for
 
 
 def divide(clips: ClipSet, config: Config) -> tuple[Objective, Split]:
@@ -151,13 +153,13 @@ def train(
             fit_standardisation(model, clips, learned.train, workers)
             if isinstance(model, Naive):
                 model.constant.data.copy_(torch.from_numpy(objective.constant(learned.train)))
-        return _Trainer(config, clips, objective, learned, model, optimiser, workers)
+        return _Trainer(config, clips, objective, learned, model, optimiser, workers, _averaging(model, config))
 
     trainer = begin(split, fit=checkpoint is None)
     if checkpoint is None:
-        state, best = State(), _weights(trainer.model)
+        state, best = State(), _weights(trainer.judged)
     else:
-        state, best = _load_checkpoint(checkpoint, trainer.model, trainer.optimiser)
+        state, best = _load_checkpoint(checkpoint, trainer)
     if workers.rank == 0:
         write_config(run, config, store, clips, objective.targets, split, trainer.model, command)
 
@@ -169,7 +171,7 @@ def train(
             folder = None
             if workers.rank == 0:
                 name = f"refit-{state.refit_epoch}" if state.refit_epoch else f"epoch-{state.epoch}"
-                folder = _save_checkpoint(scratch / name, trainer.model, best, trainer.optimiser, state)
+                folder = _save_checkpoint(scratch / name, trainer, best, state)
             report(line, folder)
             reported = time.monotonic()
 
@@ -181,7 +183,7 @@ def train(
         valid = trainer.evaluate(split.valid)
         is_best = valid["loss"] < state.best_loss - config.train.min_improvement
         if is_best:
-            state.best_epoch, state.best_loss, best = state.epoch, valid["loss"], _weights(trainer.model)
+            state.best_epoch, state.best_loss, best = state.epoch, valid["loss"], _weights(trainer.judged)
         state.seconds += time.perf_counter() - began
         line = {
             "epoch": state.epoch,
@@ -205,8 +207,11 @@ def train(
     final = best
     if config.train.refit:
         both = replace(split, train=np.concatenate([split.train, split.valid]))
-        resumed = trainer.model, trainer.optimiser
-        trainer = _Trainer(config, clips, objective, both, *resumed, workers) if state.refit_epoch else begin(both, fit=True)
+        if state.refit_epoch:
+            resumed = trainer.model, trainer.optimiser, workers, trainer.averaged
+            trainer = _Trainer(config, clips, objective, both, *resumed)
+        else:
+            trainer = begin(both, fit=True)
         while state.refit_epoch < state.best_epoch:
             began = time.perf_counter()
             state.refit_epoch += 1
@@ -214,8 +219,8 @@ def train(
             state.seconds += (taken := time.perf_counter() - began)
             again = {"refit_epoch": state.refit_epoch, "train_loss": train_loss, "clips_per_second": len(both.train) / taken}
             save({**state.history[-1], **again})
-        final = _weights(trainer.model)
-    model = trainer.model
+        final = _weights(trainer.judged)
+    model = trainer.judged
     outputs = {}
     for side, weights in (("valid", best), ("test", final)) if test else (("valid", best),):
         model.load_state_dict(weights)
@@ -276,7 +281,10 @@ class _Trainer:
         model: Model,
         optimiser: torch.optim.Optimizer,
         workers: Workers,
+        averaged: AveragedModel | None,
     ) -> None:
+        self.averaged = averaged
+        self.judged = model if averaged is None else cast(Model, averaged.module)
         self.config, self.clips, self.objective, self.split = config.train, clips, objective, split
         self.model, self.optimiser, self.workers = model, optimiser, workers
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(model) if workers.count > 1 else model
@@ -308,11 +316,13 @@ class _Trainer:
             torch.autograd.backward(loss * (count / len(batch)))
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_gradient)
             self.optimiser.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
             total += loss.detach()
         return float(self.workers.total(total)) / len(self.split.train)
 
     def predict(self, indices: IntArray) -> npt.NDArray[np.float64]:
-        return predict_clips(self.model, self.clips, indices, self.config.batch_size, self.workers)
+        return predict_clips(self.judged, self.clips, indices, self.config.batch_size, self.workers)
 
     def evaluate(self, indices: IntArray) -> dict[str, float]:
         outputs = self.predict(indices)
@@ -404,24 +414,40 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
-def _save_checkpoint(
-    folder: Path, model: Model, best: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: State
-) -> Path:
+def _averaging(model: Model, config: Config) -> AveragedModel | None:
+    """A running average of the model's weights, if it is asked for; of the first steps' it takes fewer in."""
+    decay = config.train.average
+    if not decay:
+        return None
+
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
+        n = int(steps)
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1 - min(decay, n / (n + WARM_STEPS)))
+
+    return AveragedModel(model, multi_avg_fn=update)
+
+
+def _save_checkpoint(folder: Path, trainer: _Trainer, best: dict[str, Tensor], state: State) -> Path:
     folder.mkdir(parents=True)
-    moments = {f"{i}.{k}": v for i, slots in optimiser.state_dict()["state"].items() for k, v in slots.items()}
-    safetensors.torch.save_file(_weights(model), folder / "model.safetensors")
+    moments = {f"{i}.{k}": v for i, slots in trainer.optimiser.state_dict()["state"].items() for k, v in slots.items()}
+    if trainer.averaged is not None:
+        safetensors.torch.save_file(_weights(trainer.averaged), folder / "averaged.safetensors")
+    safetensors.torch.save_file(_weights(trainer.model), folder / "model.safetensors")
     safetensors.torch.save_file(best, folder / "best.safetensors")
     safetensors.torch.save_file(moments, folder / "optimiser.safetensors")
     (folder / "state.json").write_text(json.dumps(asdict(state)))
     return folder
 
 
-def _load_checkpoint(folder: Path, model: Model, optimiser: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
-    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+def _load_checkpoint(folder: Path, trainer: _Trainer) -> tuple[State, dict[str, Tensor]]:
+    trainer.model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    if trainer.averaged is not None:
+        trainer.averaged.load_state_dict(safetensors.torch.load_file(folder / "averaged.safetensors"))
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in safetensors.torch.load_file(folder / "optimiser.safetensors").items():
         index, _, name = key.partition(".")
         slots.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
+    trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": slots})
     state = State(**json.loads((folder / "state.json").read_text()))
     return state, safetensors.torch.load_file(folder / "best.safetensors")

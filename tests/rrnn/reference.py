@@ -53,18 +53,27 @@ def lstm(x: Array, w: Weights, name: str) -> Array:
     return np.array(out)
 
 
+def standardised(clip: Clip, w: Weights, streams: list[str]) -> dict[str, Array]:
+    """x_s (K_s, F) of the streams that the clip has."""
+    x = {s: (clip[s].astype(np.float64) - w[f"standardise.{s}.mean"]) / w[f"standardise.{s}.std"] for s in streams if s in clip}
+    return {s: np.where(np.isnan(x_s), 0.0, x_s) for s, x_s in x.items() if len(x_s)}  # not observed: taken for the mean
+
+
+def varying(x: Array, w: Weights, s: str) -> Array:
+    """Not the paper's: a linear map of each column's deviation over time (D,)."""
+    deviation = np.maximum(x.std(axis=0), 1e-6)
+    return w[f"deviations.{s}.map.weight"] @ deviation + w[f"deviations.{s}.map.bias"]
+
+
 def encode(clip: Clip, w: Weights, streams: list[str]) -> dict[str, Array]:
     """h_s (K_s, D) of the streams that the clip has."""
     h = {}
-    for s in streams:
-        if s in clip and len(clip[s]):
-            x = (clip[s].astype(np.float64) - w[f"standardise.{s}.mean"]) / w[f"standardise.{s}.std"]
-            x[np.isnan(x)] = 0.0  # what was not observed is taken for the mean
-            forward = lstm(x, w, f"encoders.{s}.forward_lstm")  # eq. 1
-            backward = lstm(x[::-1], w, f"encoders.{s}.backward_lstm")[::-1]  # eq. 2
-            h[s] = np.concatenate([forward, backward], axis=1)  # eq. 3
-            if f"encoders.{s}.gain" in w:  # not the paper's: a linear path beside the LSTMs
-                h[s] = x @ w[f"encoders.{s}.skip.weight"].T + w[f"encoders.{s}.gain"] * h[s]
+    for s, x in standardised(clip, w, streams).items():
+        forward = lstm(x, w, f"encoders.{s}.forward_lstm")  # eq. 1
+        backward = lstm(x[::-1], w, f"encoders.{s}.backward_lstm")[::-1]  # eq. 2
+        h[s] = np.concatenate([forward, backward], axis=1)  # eq. 3
+        if f"encoders.{s}.gain" in w:  # not the paper's: a linear path beside the LSTMs
+            h[s] = x @ w[f"encoders.{s}.skip.weight"].T + w[f"encoders.{s}.gain"] * h[s]
     return h
 
 
@@ -98,9 +107,12 @@ def affine(name: str, w: Weights, m: Array, c: Array) -> Array:
     return w[f"{name}.of_memory.weight"] @ m + w[f"{name}.of_contexts.weight"] @ c + w[f"{name}.of_memory.bias"]
 
 
-def recursion(h: dict[str, Array], dim: int, w: Weights, config: ModelConfig, streams: list[str]) -> tuple[Array, list[Seen]]:
-    """The memory after the last hop, and what each hop saw. h: (K_s, D) of the streams that the clip has."""
-    m = np.zeros(dim)  # sec. 3.3
+def recursion(
+    h: dict[str, Array], begin: Array, w: Weights, config: ModelConfig, streams: list[str]
+) -> tuple[Array, list[Seen]]:
+    """The memory after the last hop, and what each hop saw. h: (K_s, D) of the streams that the clip has. begin: (D,) the
+    memory before the averages are added."""
+    m, dim = begin, len(begin)
     if config.memory == "mean":  # sec. 3.2
         for s in h:
             m = m + sum(h[s]) / len(h[s])
@@ -145,7 +157,10 @@ def decode(x: Array, w: Weights, name: str) -> Array:
 
 def rrnn(clip: Clip, w: Weights, config: ModelConfig, streams: list[str]) -> tuple[Array, list[Seen]]:
     """Outputs (C,) of one clip, and what each hop saw."""
-    m, seen = recursion(encode(clip, w, streams), 2 * config.hidden, w, config, streams)
+    x, begin = standardised(clip, w, streams), np.zeros(2 * config.hidden)  # sec. 3.3
+    if config.deviations:
+        begin = begin + sum(varying(x[s], w, s) for s in x)
+    m, seen = recursion(encode(clip, w, streams), begin, w, config, streams)
     return decode(m, w, "decoder"), seen
 
 
@@ -160,7 +175,11 @@ def early(clip: Clip, w: Weights, config: ModelConfig, streams: list[str]) -> tu
             if s in h:
                 fused[j, at * dim : (at + 1) * dim] = h[s][source[s][j]]
     one = {"fused": fused} if longest else {}
-    m, seen = recursion(one, len(streams) * dim, w, config, ["fused"])
+    x, begin = standardised(clip, w, streams), np.zeros(len(streams) * dim)
+    for at, s in enumerate(streams):
+        if config.deviations and s in x:
+            begin[at * dim : (at + 1) * dim] = varying(x[s], w, s)
+    m, seen = recursion(one, begin, w, config, ["fused"])
     return decode(m, w, "decoder"), [_of_each_stream(hop, source, h) for hop in seen]
 
 

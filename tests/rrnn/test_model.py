@@ -94,6 +94,7 @@ VALUES: dict[str, list[Any]] = {
     "gate": ["joint", "per_modality", "both", "none"],
     "reset": [False, True],
     "skip": [False, True],
+    "deviations": [False, True],
 }
 
 
@@ -454,7 +455,9 @@ GRADIENTS: list[Options] = [
     {"gate": "none"},
     {"tied": True},
     {"skip": True},
+    {"deviations": True},
     {"architecture": "early"},
+    {"architecture": "early", "deviations": True},
     {"architecture": "late", "skip": True},
 ]
 

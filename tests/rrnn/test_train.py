@@ -12,6 +12,7 @@ import torch
 from stores import EMOTIONS, make_store, read_clips
 from trained import train_by
 
+from rrnn.architectures import build_model
 from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import Preparation, StoreIndex, Times, pooled
 from rrnn.metrics import naive_regression
@@ -19,7 +20,7 @@ from rrnn.model import Batch
 from rrnn.predict import apply_link, explain, predict
 from rrnn.run import load_model, load_preparation
 from rrnn.targets import make_targets
-from rrnn.train import Workers, divide, drop_streams, fit_standardisation, mix, open_test, train
+from rrnn.train import Workers, _averaging, divide, drop_streams, fit_standardisation, mix, open_test, train
 
 SMALL = Config(
     model=ModelConfig(hidden=4, hops=2, dropout=0.0),
@@ -116,9 +117,11 @@ def test_same_seed_same_bits(store: StoreIndex, tmp_path: Path) -> None:
     assert model_bytes(tmp_path / "1") == model_bytes(tmp_path / "2") != model_bytes(tmp_path / "3")
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(store: StoreIndex, tmp_path: Path, dropout: float) -> None:
-    config = Config(model=ModelConfig(hidden=4, hops=2, dropout=dropout), train=SMALL.train)
+@pytest.mark.parametrize(("dropout", "average"), [(0.0, 0.0), (0.4, 0.0), (0.4, 0.9)])
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(
+    store: StoreIndex, tmp_path: Path, dropout: float, average: float
+) -> None:
+    config = Config(model=ModelConfig(hidden=4, hops=2, dropout=dropout), train=replace(SMALL.train, average=average))
     run_train(config, store, tmp_path / "whole")
     with pytest.raises(Killed):
         run_train(config, store, tmp_path / "cut", stop_after=2)
@@ -130,8 +133,9 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(store: StoreIndex, tm
 
 
 def test_refit_learns_from_validation_clips_too_once_the_epochs_are_chosen(store: StoreIndex, tmp_path: Path) -> None:
-    config = Config(model=SMALL.model, train=replace(SMALL.train, refit=True))
-    plain, refit = (run_train(c, store, tmp_path / d) for c, d in ((SMALL, "plain"), (config, "refit")))
+    once = Config(model=SMALL.model, train=replace(SMALL.train, average=0.9))
+    config = Config(model=SMALL.model, train=replace(once.train, refit=True))
+    plain, refit = (run_train(c, store, tmp_path / d) for c, d in ((once, "plain"), (config, "refit")))
     assert refit["best_epoch"] == plain["best_epoch"]
     assert refit["valid"] == plain["valid"], "chosen by what a model answered that had not heard them"
     assert model_bytes(tmp_path / "refit") != model_bytes(tmp_path / "plain")
@@ -248,10 +252,27 @@ def test_links_by_hand() -> None:
     np.testing.assert_allclose(apply_link("identity", np.array([[-1.0, 2.0]])), [[-1, 2]])
 
 
+def test_averaged_weights_by_hand() -> None:
+    model = build_model(SMALL.model, {"a": 3}, 2)
+    averaged = _averaging(model, Config(train=TrainConfig(average=0.25)))
+    assert averaged is not None
+    assert _averaging(model, Config()) is None
+    weight, average = model.decoder.output.bias, averaged.module.decoder.output.bias
+    expected = []
+    for step, value in enumerate((4.0, 8.0, 4.0, 0.0, 0.0)):
+        weight.data.fill_(value)
+        averaged.update_parameters(model)
+        share = min(0.25, step / (step + 10))  # of what was, so that the first weights, which know nothing, are soon forgotten
+        expected.append(share * (expected[-1] if step else 0.0) + (1 - share) * value)
+        assert average.tolist() == pytest.approx([expected[-1]] * 2)
+    assert expected[1] == pytest.approx(4 / 11 + 80 / 11)
+
+
 def test_two_workers_train_what_one_trains_and_report_everyones_figures(store: StoreIndex, tmp_path: Path) -> None:
     # 7 clips a step over 2 workers: shares are unequal, so an average over workers would differ from the one over clips.
-    alone = run_train(SMALL, store, tmp_path / "one")
-    train_by(2, SMALL, store, tmp_path / "two")
+    config = Config(model=SMALL.model, train=replace(SMALL.train, average=0.9))
+    alone = run_train(config, store, tmp_path / "one")
+    train_by(2, config, store, tmp_path / "two")
     together = json.loads((tmp_path / "two/summary.json").read_text())
     for side in ("valid", "test"):
         assert together[side] == pytest.approx(alone[side], abs=1e-5)
