@@ -34,7 +34,7 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
     if made_by == asked:
         return rows
     try:
-        store = open_store(store_url or config["store"], list(card.streams))
+        store = open_store(store_url or config["store"], list(card.streams), None, config["train"].get("alternatives"))
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{url} was trained on a store that is not there ({e}): name where it is with --store") from e
     with progress(len(store.shards), "shards") as advance:
@@ -42,7 +42,7 @@ def ablate_run(url: str, levels: tuple[float, ...], repeats: int, store_url: str
         for shard in store.shards:
             tables.append(read_shard(store, shard))
             advance(1, "read")
-    clips = ClipSet(tables, list(card.streams))
+    clips = ClipSet(tables, list(card.streams), store.alternatives)
     if clips.digest() != config["data_digest"]:
         raise ValueError(f"{store.url} holds other data than {url} was trained on: name the store that it was with --store")
     clips.prepare(card.normalise, card.corpus, card.pool)

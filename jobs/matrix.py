@@ -61,21 +61,21 @@ class MatrixWorker:
         keep_freed_memory()
         self.config = config
         self.tables = ray.get(blocks)
-        self.clips: dict[tuple[str, ...], ClipSet] = {}
+        self.clips: dict[str, ClipSet] = {}
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         row, fold, seed = str(unit["row"]), int(unit["fold"]), int(unit["seed"])
         config = self.config.config(row, fold, seed)
-        store = open_store(self.config.store, config.streams, config.modalities)
-        streams = tuple(store.streams)
-        if streams not in self.clips:
-            self.clips[streams] = ClipSet(self.tables, streams)
+        store = open_store(self.config.store, config.streams, config.modalities, config.train.alternatives)
+        of = f"{list(store.streams)} {store.alternatives}"
+        if of not in self.clips:
+            self.clips[of] = ClipSet(self.tables, list(store.streams), store.alternatives)
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="rrnn-") as scratch:
             train(
                 config,
                 store,
-                self.clips[streams],
+                self.clips[of],
                 self.config.folder(row, fold, seed),
                 workers=Workers(),
                 report=lambda *_: None,
@@ -89,14 +89,14 @@ def run_matrix(config: MatrixConfig) -> None:
     """Do the runs that are not there yet. A run that is there was made by the same configuration on the same data, or the job
     stops."""
     rows = {row: config.config(row, 0, 0) for row in config.rows}
-    indices = {row: open_store(config.store, of.streams, of.modalities) for row, of in rows.items()}
-    streams = {s: about for index in indices.values() for s, about in index.streams.items()}
+    indices = {row: open_store(config.store, of.streams, of.modalities, of.train.alternatives) for row, of in rows.items()}
+    streams = {s: index.streams.get(s, {}) for index in indices.values() for s in index.names}
     with ray_started(), machines_missed(1, {"CPU": 1.0}):
-        blocks = load_clips(replace(indices[config.rows[0]], streams=streams))
+        blocks = load_clips(replace(indices[config.rows[0]], streams=streams, alternatives={}))
         tables = ray.get(blocks)
         digests, folds = {}, {}
         for row, index in indices.items():
-            clips = ClipSet(tables, list(index.streams))
+            clips = ClipSet(tables, list(index.streams), index.alternatives)
             digests[row] = clips.digest()
             n = divide(clips, rows[row])[1].folds
             folds[row] = list(range(n)) if config.folds is None else [k for k in config.folds if k < n]

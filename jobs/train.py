@@ -96,7 +96,7 @@ def train_worker(loop: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     store, config = loop["store"], loop["config"]
-    clips = ClipSet(ray.get(loop["blocks"]), store.streams)
+    clips = ClipSet(ray.get(loop["blocks"]), list(store.streams), store.alternatives)
 
     def report(figures: dict[str, Any], folder: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder is not None else None
@@ -181,7 +181,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
     """Train, or go on where an interrupted run stopped, or say that it is finished. Returns the run's summary."""
     job = replace(job, store=absolute(job.store), out=absolute(job.out))
     run = RunFolder(job.out)
-    store = open_store(job.store, job.config.streams, job.config.modalities)
+    store = open_store(job.store, job.config.streams, job.config.modalities, job.config.train.alternatives)
     _check_same(run, job, store)
     if run.exists("summary.json"):
         summary = run.read_json("summary.json")
@@ -201,7 +201,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         bundle = job.bundle()
         wait_for_machines(job.fewest, bundle)
         blocks = load_clips(store)
-        clips = ClipSet(ray.get(blocks), list(store.streams))
+        clips = ClipSet(ray.get(blocks), list(store.streams), store.alternatives)
         _, split = divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
         console.print(f"  {split.how}", style="yellow" if "WARNING" in split.how else None)
         if run.exists("config.json") and run.read_json("config.json")["data_digest"] != clips.digest():

@@ -81,9 +81,9 @@ def load_clips(store: StoreIndex) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _clips(blocks: tuple[Any, ...], streams: tuple[str, ...]) -> ClipSet:
+def _clips(blocks: tuple[Any, ...], streams: tuple[str, ...], alternatives: tuple[tuple[str, tuple[str, ...]], ...]) -> ClipSet:
     """Once a process, which trains one trial after the other."""
-    return ClipSet(ray.get(list(blocks)), streams)
+    return ClipSet(ray.get(list(blocks)), streams, dict(alternatives))
 
 
 def run_trial(about: dict[str, Any], *, job: TuneJob, settings: Settings, store: StoreIndex, blocks: Sequence[Any]) -> None:
@@ -108,7 +108,7 @@ def run_trial(about: dict[str, Any], *, job: TuneJob, settings: Settings, store:
             train(
                 config,
                 store,
-                _clips(tuple(blocks), tuple(store.streams)),
+                _clips(tuple(blocks), tuple(store.streams), tuple(store.alternatives.items())),
                 run.url,
                 workers=Workers(device=device),
                 report=partial(_keep, run),
@@ -277,13 +277,13 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
     job = replace(job, out=absolute(job.out))
     sweep, n = Sweep(job.out), job.trials
     base = sweep.config(settings, {})
-    store = open_store(settings.store, base.streams, base.modalities)
+    store = open_store(settings.store, base.streams, base.modalities, base.train.alternatives)
     began = time.perf_counter()
     with ray_started():
         at_a_time = _at_a_time(job)
         settings = _settled(settings, sweep, at_a_time)
         blocks = load_clips(store)
-        clips = ClipSet(ray.get(blocks), list(store.streams))
+        clips = ClipSet(ray.get(blocks), list(store.streams), store.alternatives)
         objective, split = divide(clips, base)  # what is wrong with the data is an error here
         measures = REGRESSION if objective.targets.task == "regression" else CLASSIFICATION
         if settings.metric not in (known := ["loss", *(m.key for m in measures)]):

@@ -115,6 +115,9 @@ class TrainConfig:
     average: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Decay a step of a running average of the weights: 0.99 averages about the last hundred steps. It is the average that is
     judged, kept and tested. 0 takes the weights as they are."""
+    alternatives: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Of a stream, others of the store that hold the same columns of the same clips, played otherwise (an extractor's `speed`).
+    Each epoch takes for each clip one of them, or the stream itself, with equal chance. Nothing but training looks at them."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the target that is spread over all classes, of cross_entropy."""
     refit: bool = False

@@ -39,11 +39,29 @@ class StoreIndex:
     shards: tuple[str, ...]
     streams: dict[str, dict[str, Any]]
     """What made each stream (its stream.json), by name."""
+    alternatives: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a stream, others that training may take in its place: TrainConfig.alternatives."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the streams and their alternatives."""
+        return (*self.streams, *_spare(self.alternatives))
 
 
-def open_store(url: str, streams: Sequence[str] | None = None, modalities: Sequence[str] | None = None) -> StoreIndex:
-    """The index of a store's given streams, or of all; of those, the ones of the given modalities. Raises FileNotFoundError
-    where there is no store, ValueError where a stream is missing or not extracted to the end."""
+def _spare(alternatives: Mapping[str, Sequence[str]]) -> list[str]:
+    return sorted({name for names in alternatives.values() for name in names})
+
+
+def open_store(
+    url: str,
+    streams: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    alternatives: Mapping[str, Sequence[str]] | None = None,
+) -> StoreIndex:
+    """The index of a store's given streams, or of all that are not alternatives of others; of those, the ones of the given
+    modalities. Raises FileNotFoundError where there is no store, ValueError where a stream is missing or not extracted to the
+    end, or can't stand in for another."""
+    others = {s: tuple(names) for s, names in (alternatives or {}).items()}
     fs, root = fsspec.core.url_to_fs(url.rstrip("/"))
     fs.invalidate_cache()
     if not fs.exists(f"{root}/store.json"):
@@ -59,18 +77,21 @@ def open_store(url: str, streams: Sequence[str] | None = None, modalities: Seque
             groups = pq.ParquetFile(file).num_row_groups
         shards += [f"{part[5:10]}-{group:04d}" for group in range(groups)]
     have = [n for n in _names(fs, f"{root}/features") if fs.exists(f"{root}/features/{n}/stream.json")]
-    if missing := set(streams or ()) - set(have):
+    spare = _spare(others)
+    if missing := {*(streams or ()), *spare} - set(have):
         raise ValueError(f"{url} has no stream {', '.join(sorted(missing))}: it has {', '.join(have) or 'none'}")
-    known = {name: json.loads(fs.cat_file(f"{root}/features/{name}/stream.json")) for name in sorted(streams or have)}
+    known = {
+        name: json.loads(fs.cat_file(f"{root}/features/{name}/stream.json")) for name in sorted({*(streams or have), *spare})
+    }
     if modalities is not None:
-        there = {str(of["modality"]) for of in known.values()}
+        there = {str(of["modality"]) for name, of in known.items() if name not in spare}
         if without := [m for m in modalities if m not in there]:
             raise ValueError(
                 f"{url} has no stream of {', '.join(without)}: it has some of {', '.join(sorted(there)) or 'none'}"
             )
     about = {}
     for name, of in known.items():
-        if modalities is not None and of["modality"] not in modalities:
+        if name not in spare and modalities is not None and of["modality"] not in modalities:
             continue
         lacking = set(shards) - {n.removesuffix(".parquet") for n in _names(fs, f"{root}/features/{name}")}
         if lacking:
@@ -79,9 +100,16 @@ def open_store(url: str, streams: Sequence[str] | None = None, modalities: Seque
                 "or leave the stream out with streams=[...]"
             )
         about[name] = of
-    if not about:
+    taken = {name: of for name, of in about.items() if name not in spare}
+    if not taken:
         raise ValueError(f"{url} holds no stream: run jobs.extract first")
-    return StoreIndex(url, corpus, tuple(shards), about)
+    if strangers := others.keys() - taken.keys():
+        raise ValueError(f"train.alternatives names {', '.join(sorted(strangers))}: the streams are {', '.join(taken)}")
+    for stream, names in others.items():
+        for name in names:
+            if unlike := [k for k in ("modality", "columns", "frame_shift") if about[name].get(k) != taken[stream].get(k)]:
+                raise ValueError(f"{name!r} can't be an alternative of {stream!r}: it has another {', '.join(unlike)}")
+    return StoreIndex(url, corpus, tuple(shards), taken, others)
 
 
 def _names(fs: Any, path: str) -> list[str]:
@@ -92,13 +120,14 @@ def _names(fs: Any, path: str) -> list[str]:
 
 
 def read_shard(store: StoreIndex, shard: str) -> pa.Table:
-    """One shard's clips and all the index's streams side by side: columns of the manifest, and for each stream s
-    `s.status`, `s.reason`, `s.n_frames` and `s.values`. The streams of a shard hold the same clips in the same order."""
+    """One shard's clips and all the index's streams, alternatives too, side by side: columns of the manifest, and for each
+    stream s `s.status`, `s.reason`, `s.n_frames` and `s.values`. The streams of a shard hold the same clips in the same
+    order."""
     fs, root = fsspec.core.url_to_fs(store.url)
     part, _, group = shard.partition("-")
     with fs.open(f"{root}/manifest/part-{part}.parquet", "rb") as file:
         table = pq.ParquetFile(file).read_row_group(int(group), columns=[*CLIP_COLUMNS, "digest"])
-    for name in store.streams:
+    for name in store.names:
         with fs.open(f"{root}/features/{name}/{shard}.parquet", "rb") as file:
             stream = pq.ParquetFile(file).read(columns=["clip_id", "status", "reason", "n_frames", "values"])
         if not stream["clip_id"].equals(table["clip_id"]):
@@ -174,10 +203,15 @@ class ClipSet:
 
     preparation: what values() does to what was extracted; see prepare().
     ids, speakers, folds, emotions: lists (None where unknown). lengths[s]: (n,) frames of stream s, 0 where a clip has none.
+    alternatives: of a stream, others that may be asked for in its place, by their own names.
     """
 
-    def __init__(self, tables: Sequence[pa.Table], streams: Sequence[str]) -> None:
+    def __init__(
+        self, tables: Sequence[pa.Table], streams: Sequence[str], alternatives: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.streams = tuple(sorted(streams))
+        self.alternatives = {s: tuple(names) for s, names in (alternatives or {}).items()}
+        self._names = (*self.streams, *_spare(self.alternatives))
         tables = [t for t in tables if t.num_rows]
         rows = [(j, i) for j, t in enumerate(tables) for i in range(t.num_rows)]
         ids = [clip_id for t in tables for clip_id in t["clip_id"].to_pylist()]
@@ -198,13 +232,14 @@ class ClipSet:
         self._digests = column("digest")
         self.status = {s: column(f"{s}.status") for s in self.streams}
         self.reasons = {s: column(f"{s}.reason") for s in self.streams}
-        self.lengths = {s: np.array(column(f"{s}.n_frames"), np.int64) for s in self.streams}
+        self.lengths = {s: np.array(column(f"{s}.n_frames"), np.int64) for s in self._names}
         self._flat: dict[str, list[npt.NDArray[np.float32]]] = {}
         self._offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
         self.preparation = Preparation()
         self._pooled: dict[tuple[str, int], npt.NDArray[np.float32]] = {}  # small, and asked for once an epoch
         self._groups = [""] * len(self.ids)
-        for s in self.streams:
+        self._of_alternatives = Preparation()  # apart, for a run keeps what it needs to score, which they are not
+        for s in self._names:
             lists = [t[f"{s}.values"].combine_chunks() for t in tables]
             lists = [c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in lists]
             self._flat[s] = [c.values.to_numpy(zero_copy_only=True) for c in lists]
@@ -217,10 +252,18 @@ class ClipSet:
         """Clip i's sequence as a model sees it, (K, F): as it was extracted (a view), or prepared, after prepare()."""
         if (stream, i) in self._pooled:
             return self._pooled[stream, i]
-        x_KF = self.preparation(self._groups[i], stream, self.extracted(stream, i))
-        if stream in self.preparation.pool:
+        preparation = self.preparation if stream in self.streams else self._of_alternatives
+        x_KF = preparation(self._groups[i], stream, self.extracted(stream, i))
+        if stream in preparation.pool:
             self._pooled[stream, i] = x_KF
         return x_KF
+
+    def one_of(self, stream: str, i: int, drawn: int) -> npt.NDArray[np.float32]:
+        """values() of the stream itself (0), or of its alternative of that number (1, 2, ...) where clip i has it."""
+        others = self.alternatives.get(stream, ())
+        if 0 < drawn <= len(others) and self.lengths[others[drawn - 1]][i]:
+            stream = others[drawn - 1]
+        return self.values(stream, i)
 
     def frames(self, stream: str, i: int) -> npt.NDArray[np.float32]:
         """The same, but every frame: normalised, and not pooled."""
@@ -229,13 +272,20 @@ class ClipSet:
     def prepare(self, normalise: str, corpus: str, pool: Mapping[str, int]) -> Preparation:
         """Have values() normalise by the clips' own statistics, and pool, from now on; returns what does it. normalise, pool:
         as in TrainConfig."""
-        normaliser = None
         if normalise != "none":
             self._groups = [group_of(normalise, corpus, speaker) for speaker in self.speakers]
-            normaliser = Normaliser.fit(
-                (self._groups[i], s, self.extracted(s, i)) for i in range(len(self)) for s in self.streams if self.lengths[s][i]
+
+        def fitted(streams: Sequence[str]) -> Normaliser | None:
+            if normalise == "none" or not streams:
+                return None
+            clips = range(len(self))
+            return Normaliser.fit(
+                (self._groups[i], s, self.extracted(s, i)) for i in clips for s in streams if self.lengths[s][i]
             )
-        self.preparation = Preparation(normaliser, pool)
+
+        self.preparation = Preparation(fitted(self.streams), pool)
+        pool_too = {name: pool[s] for s, names in self.alternatives.items() if s in pool for name in names}
+        self._of_alternatives = Preparation(fitted(_spare(self.alternatives)), pool_too)
         self._pooled.clear()
         return self.preparation
 
@@ -261,7 +311,7 @@ class ClipSet:
         sha = hashlib.sha256()
         for i, digest in enumerate(self._digests):
             sha.update(digest.encode())
-            for s in self.streams:
+            for s in self._names:
                 sha.update(np.ascontiguousarray(self.extracted(s, i)).data)
         return sha.hexdigest()[:16]
 

@@ -297,12 +297,15 @@ class _Trainer:
         self.parallel.train()
         total = torch.zeros((), dtype=torch.float64, device=self.workers.device)
         order = _seed(self.config.seed, number, -1)
+        # what each clip is taken from this epoch: itself, or an alternative
+        most = max((len(names) for names in self.clips.alternatives.values()), default=0)
+        drawn = np.random.default_rng(_seed(self.config.seed, number, -2)).integers(0, most + 1, len(self.clips))
         for batch in length_batches(self.cost[self.split.train], self.config.batch_size, order):
             mine = self.split.train[batch[rank::count]]
             share = 1.0
             if not len(mine):  # a last batch of fewer clips than workers: all must take part in the step
                 mine, share = self.split.train[batch[:1]], 0.0
-            inputs = _batch(self.model, self.clips, mine).to(self.workers.device)
+            inputs = _batch(self.model, self.clips, mine, drawn).to(self.workers.device)
             target = torch.from_numpy(self.objective.targets.learned[mine]).to(self.workers.device)
             if self.config.stream_dropout:
                 inputs = Batch(inputs.values, drop_streams(inputs.lengths, self.config.stream_dropout))
@@ -349,9 +352,11 @@ def _cost(model: Model, clips: ClipSet) -> npt.NDArray[np.int64]:
     return np.asarray(np.sum([clips.lengths[s] for s in model.streams], axis=0))
 
 
-def _batch(model: Model, clips: ClipSet, indices: IntArray) -> Batch:
+def _batch(model: Model, clips: ClipSet, indices: IntArray, drawn: IntArray | None = None) -> Batch:
+    """drawn: (n,) of all clips, which of the streams' alternatives is taken; None is the streams themselves."""
     columns = {s: len(model.standardise[s].mean) for s in model.streams}  # type: ignore[arg-type]
-    return collate([{s: clips.values(s, i) for s in columns} for i in indices], columns)
+    which = np.zeros(len(clips), np.int64) if drawn is None else drawn
+    return collate([{s: clips.one_of(s, i, which[i]) for s in columns} for i in indices], columns)
 
 
 def mix(batch: Batch, target_BC: Tensor, alpha: float) -> tuple[Batch, Tensor]:

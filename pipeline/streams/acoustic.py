@@ -38,9 +38,9 @@ import numpy.typing as npt
 import pyworld
 import scipy.fft
 
-from pipeline.clip import Clip, Modality
+from pipeline.clip import Clip
 from pipeline.media import AUDIO_RATE, Media
-from pipeline.streams.base import Extractor, Features
+from pipeline.streams.base import AudioExtractor, Features
 
 Array = npt.NDArray[np.float64]
 
@@ -77,12 +77,11 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Acoustic(Extractor):
+class Acoustic(AudioExtractor):
     """Hand-made acoustic features: see the module for the columns. Values are finite for any clip, silence too."""
 
     name: ClassVar[str] = "acoustic"
     version: ClassVar[str] = "1"
-    modality: ClassVar[Modality] = "audio"
     frame_shift: ClassVar[float | None] = HOP / AUDIO_RATE
     licence: ClassVar[str] = "Apache-2.0; F0 by WORLD (BSD-3-Clause) through pyworld (MIT)"
 
@@ -92,7 +91,7 @@ class Acoustic(Extractor):
 
     def extract(self, clip: Clip, media: Media) -> Features:
         """1 + n_samples // 160 frames. Raises what Media.audio raises."""
-        samples = media.audio().astype(np.float64)
+        samples = self.samples(media).astype(np.float64)
         n = 1 + len(samples) // HOP
         f0 = fundamental_frequency(samples)
 
@@ -121,7 +120,7 @@ class Acoustic(Extractor):
         for name in ("rms_db", *MFCC):
             columns[f"delta_{name}"] = delta(columns[name])
         values = np.stack([columns[name] for name in COLUMNS], axis=1).astype(np.float32)
-        return Features(values, np.arange(n) * HOP / AUDIO_RATE)
+        return Features(values, self.times(n, HOP))
 
 
 def fundamental_frequency(samples: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.clip import Clip, Modality
-from pipeline.media import Media
+from pipeline.media import AUDIO_RATE, Media
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Extractor:
     """Of the extractor and its weights, in a few words, for people who must know before they use it."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages beyond the core ones, as `pip install` knows them."""
+    since: ClassVar[dict[str, Any]] = {}
+    """Options that came later, with the value that features had before: where it is theirs, it is not told."""
     places: ClassVar[tuple[str, ...]] = ()
     """Options that say where files are and not what is in them: no part of what a stream is."""
     reads_recording: ClassVar[bool] = True
@@ -100,9 +102,40 @@ class Extractor:
             "modality": self.modality,
             "frame_shift": self.frame_shift,
             "columns": list(self.columns),
-            "config": {k: v for k, v in asdict(self).items() if k not in self.places},
+            "config": {k: v for k, v in asdict(self).items() if k not in self.places and (k, v) not in self.since.items()},
             "licence": self.licence,
         }
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+SPEEDS = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class AudioExtractor(Extractor):
+    """One that hears the recording as if it were played at another speed, and so pitch: another speaker, to training
+    (train.alternatives)."""
+
+    speed: float = 1.0
+
+    modality: ClassVar[Modality] = "audio"
+    since: ClassVar[dict[str, Any]] = {"speed": 1.0}
+
+    def __post_init__(self) -> None:
+        if not SPEEDS[0] <= self.speed <= SPEEDS[1]:
+            raise ValueError(f"speed: found {self.speed!r}, expected {SPEEDS[0]:g} to {SPEEDS[1]:g}")
+
+    @property
+    def _rate(self) -> int:
+        """Samples a second of the recording, which is then taken to have AUDIO_RATE."""
+        return round(AUDIO_RATE / self.speed)
+
+    def samples(self, media: Media) -> npt.NDArray[np.float32]:
+        """Media.audio() as it is played. Raises what that raises."""
+        return media.audio(self._rate)
+
+    def times(self, n_frames: int, hop: int) -> npt.NDArray[np.float64]:
+        """In the recording, of frames that are hop samples apart, the first at its start."""
+        return np.arange(n_frames) * hop / self._rate

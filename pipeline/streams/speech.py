@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.clip import Clip, Modality
+from pipeline.clip import Clip
 from pipeline.media import AUDIO_RATE, Media
 from pipeline.streams._whisper import LICENCE, whisper_encoder
-from pipeline.streams.base import Extractor, Features
+from pipeline.streams.base import AudioExtractor, Features
 
 DIM = 384  # of a layer
 LAYERS = 4
@@ -20,7 +20,7 @@ DEFAULT_WINDOW = 15.0
 
 
 @dataclass(frozen=True)
-class Speech(Extractor):
+class Speech(AudioExtractor):
     """Hidden states after some layers of the encoder of Whisper tiny.en, which was trained to recognise English, side by
     side. Each is normalised as the encoder normalises its last.
 
@@ -45,7 +45,6 @@ class Speech(Extractor):
 
     name: ClassVar[str] = "speech"
     version: ClassVar[str] = "2"
-    modality: ClassVar[Modality] = "audio"
     frame_shift: ClassVar[float | None] = HOP / AUDIO_RATE
     licence: ClassVar[str] = LICENCE
     can_use_gpu: ClassVar[bool] = True
@@ -53,6 +52,7 @@ class Speech(Extractor):
     _encoders: ClassVar[Any] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers))  # a list, where it was read from a file
         if not self.layers or not set(self.layers) <= set(range(1, LAYERS + 1)) or len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers: found {list(self.layers)!r}, expected some of 1 to {LAYERS}, each once")
@@ -73,7 +73,7 @@ class Speech(Extractor):
         """ceil(n_samples / 320) frames. Frame i is centred on i * 0.02 s. Raises what Media.audio raises."""
         from ctranslate2 import StorageView
 
-        samples = media.audio()
+        samples = self.samples(media)
         step = round(self.window * AUDIO_RATE)
         states = []
         for start in range(0, len(samples), step):
@@ -84,4 +84,4 @@ class Speech(Extractor):
             encoded = [np.asarray(encoder.encode(mel, to_cpu=True))[0] for encoder in self._encoders]
             states.append(np.concatenate(encoded, axis=1)[: -(-len(piece) // HOP)])
         values = np.concatenate(states)
-        return Features(values, np.arange(len(values)) * HOP / AUDIO_RATE)
+        return Features(values, self.times(len(values), HOP))
