@@ -402,6 +402,21 @@ def test_an_extractor_describes_itself_and_travels_without_being_loaded(extracto
     assert len(set(extractor.columns)) == len(extractor.columns) == len(extractor.describe()["columns"])
 
 
+def test_another_speed_is_another_pitch_and_times_stay_those_of_the_recording() -> None:
+    sound = np.concatenate([tone(100.0), np.zeros(AUDIO_RATE)])
+    usual, fast = (extract(Acoustic(speed=speed), sound) for speed in (1.0, 1.25))
+    assert len(fast.values) == pytest.approx(len(usual.values) / 1.25, abs=1)
+    assert fast.times[-1] == pytest.approx(2.0, abs=0.02)
+    f0 = dict(zip(COLUMNS, fast.values.T, strict=True))["f0_semitone"]
+    voiced = f0 > 0
+    assert np.median(f0[voiced]) == pytest.approx(12 * np.log2(125.0 / 27.5), abs=0.1)
+    assert fast.times[voiced].max() == pytest.approx(1.0, abs=0.05)
+    assert "speed" not in Acoustic().describe()["config"], "features made before there was a choice stay what they are"
+    assert Acoustic(speed=1.25).describe()["config"] == {"speed": 1.25}
+    with pytest.raises(ValueError, match=r"speed: found 0\.4, expected 0\.5 to 2"):
+        Speech(speed=0.4)
+
+
 @pytest.mark.parametrize("make", [Acoustic, lambda: Speech(window=2.0)], ids=["acoustic", "speech"])
 def test_the_same_clip_gives_the_same_bytes(make: Any) -> None:
     samples = pulses(120, 1.0) + noise(amplitude=0.02)

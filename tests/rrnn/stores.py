@@ -61,6 +61,21 @@ def _ok(clip: Clip, features: Features) -> ClipRow:
     return ClipRow(clip.clip_id, "ok", None, features)
 
 
+def add_alternative(store: StoreIndex, stream: str, name: str, *, shift: float, without: str = "") -> None:
+    """Another stream of the same columns: the values moved by `shift`; the clip `without` lacks it."""
+    at, clips = Store(store.url).folder.at("features"), read_clips(store)
+    about = json.loads(at.at(stream).read("stream.json"))
+    at.at(name).write("stream.json", json.dumps({**about, "name": name, "extractor": stream}).encode())
+    for shard in store.shards:
+        rows = []
+        for i in (i for i, of in enumerate(clips.shards) if of == shard):
+            values = clips.values(stream, i) + np.float32(shift)
+            here = len(values) and clips.ids[i] != without
+            features = Features(values, np.arange(len(values)) * 0.1) if here else None
+            rows.append(ClipRow(clips.ids[i], "ok" if here else "absent", None if here else "none here", features))
+        at.at(name).write(f"{shard}.parquet", parquet_bytes(features_table(rows, len(about["columns"]))))
+
+
 def read_clips(store: StoreIndex) -> ClipSet:
     tables: list[pa.Table] = [read_shard(store, shard) for shard in store.shards]
-    return ClipSet(tables, list(store.streams))
+    return ClipSet(tables, list(store.streams), store.alternatives)

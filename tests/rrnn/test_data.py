@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import make_store, read_clips
+from stores import add_alternative, make_store, read_clips
 
 from rrnn.config import TrainConfig
 from rrnn.data import ClipSet, collate, evaluation_batches, length_batches, open_store, read_shard, read_times
@@ -45,6 +45,37 @@ def test_a_store_that_is_not_finished_is_named(tmp_path: Path) -> None:
     assert list(open_store(str(tmp_path), ["a"]).streams) == ["a"]
     with pytest.raises(ValueError, match=r"has no stream face: it has a, w"):
         open_store(str(tmp_path), ["face"])
+
+
+def test_alternatives_stand_in_for_a_stream_where_a_clip_has_them(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    add_alternative(store, "a", "b", shift=1.0, without="003")
+    index = open_store(str(tmp_path), alternatives={"a": ["b"]})
+    assert list(index.streams) == ["a", "w"]
+    assert list(open_store(str(tmp_path)).streams) == ["a", "b", "w"]
+    clips = read_clips(index)
+    assert clips.streams == ("a", "w")
+    for i in (0, 1, 3):
+        a = clips.values("a", i)
+        np.testing.assert_array_equal(clips.one_of("a", i, 0), a)
+        np.testing.assert_array_equal(clips.one_of("a", i, 1), a if i == 3 else a + 1)
+        np.testing.assert_array_equal(clips.one_of("a", i, 2), a, "of another stream that has two")
+        np.testing.assert_array_equal(clips.one_of("w", i, 1), clips.values("w", i))
+    before = clips.digest()
+    preparation = clips.prepare("speaker", index.corpus, {"a": 2})
+    np.testing.assert_allclose(clips.one_of("a", 7, 1), clips.values("a", 7), atol=1e-5)  # by its own speakers' statistics
+    assert preparation.normaliser is not None
+    assert {stream for _, stream in preparation.normaliser.moments} == {"a", "w"}, "what a run keeps"
+
+    for alternatives, says in (
+        ({"a": ["c"]}, "has no stream c"),
+        ({"c": ["b"]}, r"train\.alternatives names c: the streams are a, w"),
+        ({"a": ["w"]}, "'w' can't be an alternative of 'a': it has another modality, columns, frame_shift"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            open_store(str(tmp_path), alternatives=alternatives)
+    add_alternative(store, "a", "b", shift=2.0)
+    assert read_clips(index).digest() != before
 
 
 def test_times_of_one_clip(tmp_path: Path) -> None:

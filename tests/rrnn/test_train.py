@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from stores import EMOTIONS, make_store, read_clips
+from stores import EMOTIONS, add_alternative, make_store, read_clips
 from trained import train_by
 
 from rrnn.architectures import build_model
 from rrnn.config import Config, ModelConfig, TrainConfig
-from rrnn.data import Preparation, StoreIndex, Times, pooled
+from rrnn.data import Preparation, StoreIndex, Times, open_store, pooled
 from rrnn.metrics import naive_regression
 from rrnn.model import Batch
 from rrnn.predict import apply_link, explain, predict
@@ -250,6 +250,25 @@ def test_links_by_hand() -> None:
     np.testing.assert_allclose(apply_link("softmax", np.array([[0.0, np.log(3)]])), [[0.25, 0.75]])
     np.testing.assert_allclose(apply_link("clip", np.array([[-1.0, 0.5, 0.5]])), [[0, 0.5, 0.5]], atol=1e-5)
     np.testing.assert_allclose(apply_link("identity", np.array([[-1.0, 2.0]])), [[-1, 2]])
+
+
+def test_alternatives_are_what_training_hears_and_nothing_else(store: StoreIndex, tmp_path: Path) -> None:
+    plain = run_train(SMALL, store, tmp_path / "plain")
+    config = Config(model=SMALL.model, train=replace(SMALL.train, alternatives={"a": ("b",)}))
+    ids = {}
+    for shift in (0.0, 1.0):
+        own = make_store(tmp_path / f"store{shift}")
+        add_alternative(own, "a", "b", shift=shift)
+        index = open_store(own.url, alternatives=config.train.alternatives)
+        summary = run_train(config, index, tmp_path / f"run{shift}")
+        ids[shift] = summary["model_id"]
+        model, card, _ = load_model(str(tmp_path / f"run{shift}"))
+        assert set(card.streams) == set(model.streams) == {"a", "w"}
+        clips = read_clips(index)
+        frames = np.concatenate([clips.values("a", i) for i in divide(clips, config)[1].train]).astype(np.float64)
+        np.testing.assert_allclose(model.standardise["a"].mean.numpy(), np.nanmean(frames, 0), rtol=1e-5, atol=1e-6)
+    assert ids[0.0] == plain["model_id"], "an alternative that is the same is none"
+    assert ids[1.0] != plain["model_id"]
 
 
 def test_averaged_weights_by_hand() -> None:
