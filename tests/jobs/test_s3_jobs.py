@@ -25,6 +25,7 @@ from sources import tones
 from stores import read_clips
 from typer.testing import CliRunner
 
+from jobs.ablate import ablate_run
 from jobs.extract import ExtractConfig
 from jobs.extract import cli as extract
 from jobs.report import cli as report
@@ -38,6 +39,7 @@ from pipeline.corpora.reading import read_corpus
 from pipeline.extract import extract_shard
 from pipeline.files import Folder
 from pipeline.store import Store
+from rrnn.ablation import read_ablation
 from rrnn.config import config_from_dict, merge
 from rrnn.data import open_store
 from rrnn.experiments import experiment
@@ -142,6 +144,8 @@ class Places:
             "train": f"{store} --out {run} {small} model.hops=2 train.batch_size=7 {epochs} --workers 1 --checkpoint-seconds 0",
             "tune": f"{store} --out {sweep} {small} --space training --trials {self.trials} --no-asha --epochs 2",
             "score": f"{run} {clips} --out {scores} --shard-size {SHARD_SIZE}",
+            "matrix": f"{store} --out {self.at('runs')} --rows few_audio --folds 0 --seeds 1 {small} train.epochs=1",
+            "ablate": f"{run} --levels 1 --repeats 1",
         }
 
 
@@ -158,6 +162,14 @@ def assert_the_same_here(there: Places, source: Path, work: Path) -> None:
     assert rows_of(remote.read("predictions.parquet")) == rows_of(run.read("predictions.parquet"))
     assert remote.read_json("summary.json")["test"] == run.read_json("summary.json")["test"]
     assert len(remote.read("metrics.jsonl").splitlines()) == len(run.read("metrics.jsonl").splitlines())
+
+    of_row = merge(experiment("few_audio").to_dict(), {"model": {"hidden": 4}, "train": {"folds": 4, "epochs": 1}})
+    of_matrix = trained_here(of_row, here.folder.url, work / "matrix", work / "c")
+    remote_run = RunFolder(there.at("runs/few_audio/fold0-seed0"))
+    assert remote_run.read("model/model.safetensors") == of_matrix.read("model/model.safetensors")
+    ablated, about = read_ablation(remote)
+    assert about is not None
+    assert repr(ablated) == repr(ablate_run(run.url, (0.0, 1.0), 1, None))  # NaN is no level, and no NaN equals another
 
     sweep = Sweep(there.at("sweep"))
     assert [t.state for t in sweep.trials(there.trials)] == ["done"] * there.trials
@@ -179,6 +191,7 @@ def test_every_job_in_a_bucket_ends_as_on_this_machine(proxy: FaultyProxy, tmp_p
     there, source = Places(new_bucket(), epochs=4, trials=2), make_clips(tmp_path / "clips")
     put(source, there.at("clips"))
     commands = [[name, *arguments.split()] for name, arguments in there.commands().items()]
+    commands += [["export", there.at("run"), "--out", str(tmp_path / "model.onnx")]]
     commands += [["report", there.at("run"), "--out", str(tmp_path / "report")], commands[0]]  # the last finds all done
     where = environment(proxy.url, SECRET)
     proxy.share = 0.04
@@ -191,6 +204,7 @@ def test_every_job_in_a_bucket_ends_as_on_this_machine(proxy: FaultyProxy, tmp_p
     assert "3 done, 0 to do" in log
     assert '"kind":"audio/webm"' in (tmp_path / "report/report.html").read_text(), "recordings came from the bucket"
     secret = where["AWS_SECRET_ACCESS_KEY"]
+    assert (tmp_path / "model.onnx").stat().st_size > 1000
     assert secrets_in(ray_files, secret) == []
     assert secret not in log
 
