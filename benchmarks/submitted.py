@@ -3,8 +3,10 @@
 A head is started on this machine, with a token, and each job is given to it by `ray job submit`, as cluster/README.md says.
 Then the same command line has a Ray of its own, as on a laptop. At last its work is done without Ray, by as many processes,
 which are dealt their units beforehand (benchmarks.without_ray): a floor, with the start of Python and the loading of models
-in it. Ray's own share is what the first takes beyond the last. Wants the extra `cluster`:
-pip install -c constraints.txt -e '.[cluster]'.
+in it. Ray's own share is what the first takes beyond the last; a child process around each extraction and the page of the
+sweep, which the floor does without, go with it. The sides take no turns.
+
+Wants the extra `cluster`: pip install -c constraints.txt -e '.[cluster]'.
 """
 
 from __future__ import annotations

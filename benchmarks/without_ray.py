@@ -1,7 +1,7 @@
 """What four jobs do, with no Ray around it: python -m benchmarks.without_ray NAME ARGUMENTS
 
 NAME is a function of this module, ARGUMENTS is JSON. The processes are started here, each with one thread, and are dealt their
-units beforehand; a clip is extracted in its worker's own process, and nothing is told of progress.
+units beforehand (trials they take one by one). Nothing is told of progress; `extract` has no child process around a clip.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from jobs._machines import machines_missed
 from jobs.train import load_clips
 from pipeline.files import check_buckets
 from pipeline.on_ray import map_units, ray_started
-from rrnn.config import Config, config_from_dict, merge
+from rrnn.config import Config, completed, config_from_dict, merge
 from rrnn.data import ClipSet, open_store
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.results import read_run
@@ -67,7 +67,7 @@ class MatrixWorker:
         row, fold, seed = str(unit["row"]), int(unit["fold"]), int(unit["seed"])
         config = self.config.config(row, fold, seed)
         store = open_store(self.config.store, config.streams, config.modalities, config.train.alternatives)
-        of = f"{list(store.streams)} {store.alternatives}"
+        of = f"{list(store.streams)} {[(s, *names) for s, names in store.alternatives.items()]}"
         if of not in self.clips:
             self.clips[of] = ClipSet(self.tables, list(store.streams), store.alternatives)
         began = time.perf_counter()
@@ -90,7 +90,7 @@ def run_matrix(config: MatrixConfig) -> None:
     stops."""
     rows = {row: config.config(row, 0, 0) for row in config.rows}
     indices = {row: open_store(config.store, of.streams, of.modalities, of.train.alternatives) for row, of in rows.items()}
-    streams = {s: index.streams.get(s, {}) for index in indices.values() for s in index.names}
+    streams: dict[str, Any] = {s: {} for index in indices.values() for s in index.names}
     with ray_started(), machines_missed(1, {"CPU": 1.0}):
         blocks = load_clips(replace(indices[config.rows[0]], streams=streams, alternatives={}))
         tables = ray.get(blocks)
@@ -119,7 +119,7 @@ def finished(config: MatrixConfig, data_digest: str, row: str, fold: int, seed: 
     run = RunFolder(config.folder(row, fold, seed))
     if not run.exists("summary.json"):
         return False
-    then = run.read_json("config.json")
+    then = completed(run.read_json("config.json"))
     now = json.loads(json.dumps(config.config(row, fold, seed).to_dict())) | {"data_digest": data_digest}
     if different := [key for key in ("model", "train", "modalities", "data_digest") if then.get(key) != now[key]]:
         raise ValueError(f"{run.url} was made with another {' and '.join(different)}: choose another --label or --out")

@@ -29,7 +29,7 @@ from jobs._cli import absolute, app, console, overrides, user_errors
 from jobs._machines import machines_missed, wait_for_machines
 from pipeline.files import Folder, StorageError, check_buckets, ray_storage
 from pipeline.on_ray import quiet_data_context, ray_started, tell
-from rrnn.config import Config, config_from_dict, merge
+from rrnn.config import Config, completed, config_from_dict, merge
 from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.results import CLOSED
@@ -243,7 +243,7 @@ def _check_same(run: RunFolder, job: TrainJob, store: StoreIndex) -> None:
     """Raise ValueError where the folder holds a run of another configuration: it is neither resumed nor overwritten."""
     if not run.exists("config.json"):
         return
-    then = run.read_json("config.json")
+    then = completed(run.read_json("config.json"))
     now = json.loads(json.dumps(job.config.to_dict())) | {"streams": list(store.streams.values()), "store": store.url}
     different = [
         f"{part}.{k} was {then[part].get(k)!r}, now {now[part][k]!r}"
@@ -252,7 +252,8 @@ def _check_same(run: RunFolder, job: TrainJob, store: StoreIndex) -> None:
         if then[part].get(k) != now[part][k]
     ]
     different += [f"{k} was {then[k]!r}, now {now[k]!r}" for k in ("store", "experiment") if then[k] != now[k]]
-    if then["streams"] != now["streams"]:
+    alternatives = [about for of in store.alternatives.values() for about in of.values()]
+    if then["streams"] != now["streams"] or then.get("alternatives", []) != json.loads(json.dumps(alternatives)):
         different.append("the streams are others, or made in another way")
     if then["shards"] != len(store.shards):
         different.append(f"the store had {then['shards']} shards, now {len(store.shards)}")

@@ -81,9 +81,9 @@ def load_clips(store: StoreIndex) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _clips(blocks: tuple[Any, ...], streams: tuple[str, ...], alternatives: tuple[tuple[str, tuple[str, ...]], ...]) -> ClipSet:
-    """Once a process, which trains one trial after the other."""
-    return ClipSet(ray.get(list(blocks)), streams, dict(alternatives))
+def _clips(blocks: tuple[Any, ...], streams: tuple[str, ...], alternatives: tuple[tuple[str, ...], ...]) -> ClipSet:
+    """Once a process, which trains one trial after the other. alternatives: of each stream, its name and theirs."""
+    return ClipSet(ray.get(list(blocks)), streams, {s: names for s, *names in alternatives})
 
 
 def run_trial(about: dict[str, Any], *, job: TuneJob, settings: Settings, store: StoreIndex, blocks: Sequence[Any]) -> None:
@@ -108,7 +108,7 @@ def run_trial(about: dict[str, Any], *, job: TuneJob, settings: Settings, store:
             train(
                 config,
                 store,
-                _clips(tuple(blocks), tuple(store.streams), tuple(store.alternatives.items())),
+                _clips(tuple(blocks), tuple(store.streams), tuple((s, *names) for s, names in store.alternatives.items())),
                 run.url,
                 workers=Workers(device=device),
                 report=partial(_keep, run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
@@ -117,7 +118,8 @@ class TrainConfig:
     judged, kept and tested. 0 takes the weights as they are."""
     alternatives: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Of a stream, others of the store that hold the same columns of the same clips, played otherwise (an extractor's `speed`).
-    Each epoch takes for each clip one of them, or the stream itself, with equal chance. Nothing but training looks at them."""
+    Each epoch takes for each clip one of them, or the stream itself, with equal chance; the same of all its streams, as they
+    are numbered here. Nothing but training looks at them. Of a stream that the model does not take they play no part."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the target that is spread over all classes, of cross_entropy."""
     refit: bool = False
@@ -172,6 +174,12 @@ def config_from_dict(values: dict[str, Any]) -> Config:
         return TypeAdapter(Config).validate_python(values)
     except ValidationError as e:
         raise ValueError("; ".join(map(_problem, e.errors()))) from None
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json holds, with the options that came after it was written, whose defaults are what was done before."""
+    parts = config_from_dict({part: config[part] for part in ("model", "train")}).to_dict()
+    return {**config, **json.loads(json.dumps({part: parts[part] for part in ("model", "train")}))}
 
 
 def _problem(error: Any) -> str:

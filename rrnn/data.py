@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,8 +39,8 @@ class StoreIndex:
     shards: tuple[str, ...]
     streams: dict[str, dict[str, Any]]
     """What made each stream (its stream.json), by name."""
-    alternatives: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of a stream, others that training may take in its place: TrainConfig.alternatives."""
+    alternatives: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Of a stream, others that training may take in its place (TrainConfig.alternatives): what made each, by name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ class StoreIndex:
         return (*self.streams, *_spare(self.alternatives))
 
 
-def _spare(alternatives: Mapping[str, Sequence[str]]) -> list[str]:
+def _spare(alternatives: Mapping[str, Iterable[str]]) -> list[str]:
     return sorted({name for names in alternatives.values() for name in names})
 
 
@@ -62,6 +62,11 @@ def open_store(
     modalities. Raises FileNotFoundError where there is no store, ValueError where a stream is missing or not extracted to the
     end, or can't stand in for another."""
     others = {s: tuple(names) for s, names in (alternatives or {}).items()}
+    if both := set(_spare(others)) & {*(streams or ()), *others}:
+        raise ValueError(f"train.alternatives: {', '.join(sorted(both))} can't be taken as a stream, and in place of one")
+    if len({len(names) for names in others.values()}) > 1:
+        counts = ", ".join(f"{s} {len(names)}" for s, names in others.items())
+        raise ValueError(f"train.alternatives: expected as many of each stream, since they are taken together, found {counts}")
     fs, root = fsspec.core.url_to_fs(url.rstrip("/"))
     fs.invalidate_cache()
     if not fs.exists(f"{root}/store.json"):
@@ -103,13 +108,14 @@ def open_store(
     taken = {name: of for name, of in about.items() if name not in spare}
     if not taken:
         raise ValueError(f"{url} holds no stream: run jobs.extract first")
-    if strangers := others.keys() - taken.keys():
-        raise ValueError(f"train.alternatives names {', '.join(sorted(strangers))}: the streams are {', '.join(taken)}")
+    if strangers := others.keys() - set(have):
+        raise ValueError(f"train.alternatives names {', '.join(sorted(strangers))}: {url} has {', '.join(have)}")
+    others = {s: names for s, names in others.items() if s in taken}
     for stream, names in others.items():
         for name in names:
             if unlike := [k for k in ("modality", "columns", "frame_shift") if about[name].get(k) != taken[stream].get(k)]:
                 raise ValueError(f"{name!r} can't be an alternative of {stream!r}: it has another {', '.join(unlike)}")
-    return StoreIndex(url, corpus, tuple(shards), taken, others)
+    return StoreIndex(url, corpus, tuple(shards), taken, {s: {n: about[n] for n in names} for s, names in others.items()})
 
 
 def _names(fs: Any, path: str) -> list[str]:
@@ -207,7 +213,7 @@ class ClipSet:
     """
 
     def __init__(
-        self, tables: Sequence[pa.Table], streams: Sequence[str], alternatives: Mapping[str, Sequence[str]] | None = None
+        self, tables: Sequence[pa.Table], streams: Sequence[str], alternatives: Mapping[str, Iterable[str]] | None = None
     ) -> None:
         self.streams = tuple(sorted(streams))
         self.alternatives = {s: tuple(names) for s, names in (alternatives or {}).items()}
@@ -261,7 +267,7 @@ class ClipSet:
     def one_of(self, stream: str, i: int, drawn: int) -> npt.NDArray[np.float32]:
         """values() of the stream itself (0), or of its alternative of that number (1, 2, ...) where clip i has it."""
         others = self.alternatives.get(stream, ())
-        if 0 < drawn <= len(others) and self.lengths[others[drawn - 1]][i]:
+        if 0 < drawn <= len(others) and self.lengths[stream][i] and self.lengths[others[drawn - 1]][i]:
             stream = others[drawn - 1]
         return self.values(stream, i)
 

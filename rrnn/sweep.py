@@ -243,10 +243,10 @@ class Sweep:
         """Raise ValueError where a sweep of other settings, on other data, or of more trials is here; otherwise note it."""
         if self.exists():
             found = self.read()
-            now = json.loads(json.dumps(asdict(settings)))
-            different = [
-                f"{k} was {found['settings'].get(k)!r}, now {now[k]!r}" for k in now if found["settings"].get(k) != now[k]
-            ]
+            then, now = (
+                json.loads(json.dumps({**asdict(of), "space": of.opened_space.to_dict()})) for of in (self.settings(), settings)
+            )
+            different = [f"{k} was {then[k]!r}, now {now[k]!r}" for k in now if then[k] != now[k]]
             if found["data_digest"] != digest:
                 different.append("the store holds other data now")
             if different:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from rrnn import metrics, statistics
+from rrnn.config import completed
 from rrnn.results import RESAMPLED_CLIPS, RESAMPLED_SPEAKERS, Measure, Run, Score
 from rrnn.statistics import Estimate, Part, Pooled, Reliability
 
@@ -299,7 +300,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Experiment], list[str]]:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    config = run.config
+    config = completed(run.config)
     settings = {f"{part}.{k}": v for part in ("model", "train") for k, v in config[part].items()}
     return {
         "experiment": config.get("experiment"),

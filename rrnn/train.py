@@ -6,7 +6,7 @@ number of clips. Every figure is computed from all workers' predictions, never a
 
 With train.refit there are two trainings: one chooses the number of epochs; a new model then learns from validation clips too.
 
-All that a resume must restore: the weights, the best weights so far, the optimiser's moments, and State below. Random
+All that a resume must restore: the weights and their average, the best so far, the optimiser's moments, and State below. Random
 numbers are seeded anew each epoch, so a run that was killed and resumed is the run that was not.
 """
 
@@ -420,7 +420,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _averaging(model: Model, config: Config) -> AveragedModel | None:
-    """A running average of the model's weights, if it is asked for; of the first steps' it takes fewer in."""
+    """A running average of the model's weights, if it is asked for. It begins short, for the first weights know nothing."""
     decay = config.train.average
     if not decay:
         return None

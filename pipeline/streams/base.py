@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -116,15 +116,15 @@ SPEEDS = 0.5, 2.0
 @dataclass(frozen=True)
 class AudioExtractor(Extractor):
     """One that hears the recording as if it were played at another speed, and so pitch: another speaker, to training
-    (train.alternatives)."""
+    (train.alternatives). Its frame shift is that of what it hears; its times are those of the recording."""
 
-    speed: float = 1.0
+    speed: float = field(default=1.0, kw_only=True)
 
     modality: ClassVar[Modality] = "audio"
     since: ClassVar[dict[str, Any]] = {"speed": 1.0}
 
     def __post_init__(self) -> None:
-        if not SPEEDS[0] <= self.speed <= SPEEDS[1]:
+        if isinstance(self.speed, bool) or not isinstance(self.speed, int | float) or not SPEEDS[0] <= self.speed <= SPEEDS[1]:
             raise ValueError(f"speed: found {self.speed!r}, expected {SPEEDS[0]:g} to {SPEEDS[1]:g}")
 
     @property

@@ -70,7 +70,7 @@ class Speech(AudioExtractor):
         object.__setattr__(self, "_encoders", [whisper_encoder(layer, gpu=self.gpus > 0) for layer in self.layers])
 
     def extract(self, clip: Clip, media: Media) -> Features:
-        """ceil(n_samples / 320) frames. Frame i is centred on i * 0.02 s. Raises what Media.audio raises."""
+        """ceil(n_samples / 320) frames. Frame i is centred on i * 0.02 s, at usual speed. Raises what Media.audio raises."""
         from ctranslate2 import StorageView
 
         samples = self.samples(media)

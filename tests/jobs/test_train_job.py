@@ -28,6 +28,15 @@ OVERRIDES = [
 ]
 
 
+def as_before_there_was_a_choice(path: Path) -> None:
+    """Write a run's configuration as an earlier version did, which had fewer options."""
+    config = json.loads(path.read_text())
+    for part, key in (("model", "deviations"), ("train", "average"), ("train", "alternatives")):
+        del config[part][key]
+    del config["alternatives"]
+    path.write_text(json.dumps(config))
+
+
 @pytest.mark.slow
 def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path, ray_cluster: None) -> None:
     store = make_store(tmp_path / "store").url
@@ -35,6 +44,8 @@ def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path, ray_clus
     assert (
         run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0)) == whole
     )  # it is there: nothing is done
+    as_before_there_was_a_choice(tmp_path / "whole/config.json")
+    assert run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0)) == whole
 
     run = tmp_path / "killed"
     command = ["jobs.train", store, "rrnn", *OVERRIDES, "--out", str(run), "--checkpoint-seconds", "0"]

@@ -61,6 +61,9 @@ def test_alternatives_stand_in_for_a_stream_where_a_clip_has_them(tmp_path: Path
         np.testing.assert_array_equal(clips.one_of("a", i, 1), a if i == 3 else a + 1)
         np.testing.assert_array_equal(clips.one_of("a", i, 2), a, "of another stream that has two")
         np.testing.assert_array_equal(clips.one_of("w", i, 1), clips.values("w", i))
+    assert not open_store(str(tmp_path), modalities=["text"], alternatives={"a": ["b"]}).alternatives, (
+        "of no stream that is taken"
+    )
     before = clips.digest()
     preparation = clips.prepare("speaker", index.corpus, {"a": 2})
     np.testing.assert_allclose(clips.one_of("a", 7, 1), clips.values("a", 7), atol=1e-5)  # by its own speakers' statistics
@@ -69,7 +72,9 @@ def test_alternatives_stand_in_for_a_stream_where_a_clip_has_them(tmp_path: Path
 
     for alternatives, says in (
         ({"a": ["c"]}, "has no stream c"),
-        ({"c": ["b"]}, r"train\.alternatives names c: the streams are a, w"),
+        ({"c": ["b"]}, r"train\.alternatives names c: .* has a, b, w"),
+        ({"a": ["a"]}, "a can't be taken as a stream, and in place of one"),
+        ({"a": ["b"], "w": []}, "expected as many of each stream, since they are taken together, found a 1, w 0"),
         ({"a": ["w"]}, "'w' can't be an alternative of 'a': it has another modality, columns, frame_shift"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -237,6 +237,15 @@ def test_a_test_that_was_killed_is_on_record_and_is_no_second_one(
     assert found.openings() == [replace(begun, test=done.test)]
 
 
+def test_a_sweep_of_a_version_with_fewer_options_goes_on(sweep: tuple[Sweep, Settings, ClipSet]) -> None:
+    found, settings, clips = sweep
+    path = Path(found.url) / "sweep.json"
+    about = json.loads(path.read_text())
+    del about["settings"]["space"]["base"]["train"]["average"]
+    path.write_text(json.dumps(about))
+    found.begin(settings, 2, clips.digest())
+
+
 def test_another_sweep_is_left_alone(sweep: tuple[Sweep, Settings, ClipSet]) -> None:
     found, settings, clips = sweep
     for other, n, digest, why in (
