@@ -96,7 +96,7 @@ def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> Non
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path, ray_cluster: None) -> None:
     store = make_store(tmp_path / "store").url
-    space = SPACE.fixed({"train": {"epochs": 20}})
+    space = SPACE.fixed({"train": {"epochs": 32}})
     run_sweep(settings_of(store, space), TuneJob(str(tmp_path / "whole"), 4))
 
     (tmp_path / "small.json").write_text(json.dumps({k: v for k, v in space.to_dict().items() if k != "name"}))
