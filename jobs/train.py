@@ -252,8 +252,7 @@ def _check_same(run: RunFolder, job: TrainJob, store: StoreIndex) -> None:
         if then[part].get(k) != now[part][k]
     ]
     different += [f"{k} was {then[k]!r}, now {now[k]!r}" for k in ("store", "experiment") if then[k] != now[k]]
-    alternatives = [about for of in store.alternatives.values() for about in of.values()]
-    if then["streams"] != now["streams"] or then.get("alternatives", []) != json.loads(json.dumps(alternatives)):
+    if then["streams"] != now["streams"] or then.get("alternatives", []) != store.about_alternatives():
         different.append("the streams are others, or made in another way")
     if then["shards"] != len(store.shards):
         different.append(f"the store had {then['shards']} shards, now {len(store.shards)}")

@@ -47,6 +47,10 @@ class StoreIndex:
         """Of the streams and their alternatives."""
         return (*self.streams, *_spare(self.alternatives))
 
+    def about_alternatives(self) -> list[dict[str, Any]]:
+        """What made each alternative, in the order in which training takes them."""
+        return [about for of in self.alternatives.values() for about in of.values()]
+
 
 def _spare(alternatives: Mapping[str, Iterable[str]]) -> list[str]:
     return sorted({name for names in alternatives.values() for name in names})

@@ -48,7 +48,7 @@ def write_config(
             "task": targets.task,
             "classes": list(targets.names),
             "streams": list(store.streams.values()),
-            "alternatives": [about for of in store.alternatives.values() for about in of.values()],
+            "alternatives": store.about_alternatives(),
             "corpus": store.corpus,
             "store": store.url,
             "data_digest": clips.digest(),
