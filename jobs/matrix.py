@@ -17,8 +17,8 @@ import typer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, progress, user_errors
+from jobs._clips import load_clips
 from jobs._machines import machines_missed
-from jobs.train import load_clips
 from pipeline.files import check_buckets
 from pipeline.on_ray import map_units, ray_started
 from rrnn.config import Config, completed, config_from_dict, merge

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import ray
-import ray.data
 import ray.train
 import torch
 import typer
@@ -26,11 +25,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
+from jobs._clips import load_clips
 from jobs._machines import machines_missed, wait_for_machines
 from pipeline.files import Folder, StorageError, check_buckets, ray_storage
-from pipeline.on_ray import quiet_data_context, ray_started, tell
+from pipeline.on_ray import ray_started, tell
 from rrnn.config import Config, completed, config_from_dict, merge
-from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
+from rrnn.data import ClipSet, StoreIndex, open_store
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.results import CLOSED
 from rrnn.run import RunFolder
@@ -70,24 +70,6 @@ class TrainJob:
         cores = float(ray.cluster_resources().get("CPU", 0))
         share = cores / self.workers if cores and self.min_workers is None else 1.0
         return {"CPU": min(1.0, share), **({"GPU": 1.0} if self.gpu else {})}
-
-
-def load_clips(store: StoreIndex) -> list[Any]:
-    """Read and join the store's shards by Ray Data; references to Arrow tables in Ray's shared memory, which every worker
-    of a machine reads without a copy."""
-    quiet_data_context()
-    shards = ray.data.from_items([{"shard": s} for s in store.shards], override_num_blocks=min(len(store.shards), 200))
-    blocks: list[Any] = shards.map_batches(
-        _join, fn_kwargs={"store": store}, batch_size=1, zero_copy_batch=True
-    ).to_arrow_refs()
-    return blocks
-
-
-def _join(rows: dict[str, Any], store: StoreIndex) -> Any:
-    """In a worker; a function of this module, so that the worker imports it and with it how buckets are spoken to."""
-    import pyarrow as pa
-
-    return pa.concat_tables([read_shard(store, str(s)) for s in rows["shard"]])
 
 
 def train_worker(loop: dict[str, Any]) -> None:

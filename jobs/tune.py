@@ -11,7 +11,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import ray.train
 import torch
 import typer
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.execution import class_cache
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -30,10 +30,11 @@ from ray.tune.search import Searcher
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, storage_error_in, user_errors
+from jobs._clips import load_clips
 from jobs._machines import check_room, machines_missed, wait_for_machines
 from pipeline.files import StorageError, check_buckets, ray_storage
 from pipeline.on_ray import ray_started, room, tell
-from rrnn.data import ClipSet, StoreIndex, open_store, read_shard
+from rrnn.data import ClipSet, StoreIndex, open_store
 from rrnn.results import CLASSIFICATION, REGRESSION
 from rrnn.run import RunFolder
 from rrnn.spaces import SPACES, Space, open_space
@@ -48,7 +49,6 @@ DRIVER_CPUS = 0.01
 """Of the process of a trial that only waits for training processes of its own."""
 STILL_RUNNING_EVERY = 60.0  # seconds between lines on what runs, where no trial ends
 SHOWN = 12
-READERS = 8
 CHECKPOINT = "checkpoint.zip"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
@@ -71,13 +71,6 @@ class TuneJob:
     def bundle(self) -> dict[str, float]:
         """What each training process of a trial takes."""
         return {"CPU": self.cpus / self.workers, "GPU": self.gpus / self.workers}
-
-
-def load_clips(store: StoreIndex) -> list[Any]:
-    """References to the store's shards, as Arrow tables, in Ray's shared memory: every trial on a machine reads them without a
-    copy. This process reads them; Ray Data, which spreads the reading, takes seconds to begin."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return [ray.put(table) for table in pool.map(partial(read_shard, store), store.shards)]
 
 
 @lru_cache(maxsize=1)
@@ -292,10 +285,13 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
         sweep.begin(settings, n, clips.digest())
         todo = [t.number for t in sweep.trials(n) if not t.over]
         console.print(f"{n} trials of space {settings.space['name']}: {n - len(todo)} are over, {len(todo)} to train")
-        if todo:
+        for _ in range(1 + RETRIES):
+            if not todo:
+                break
             wait_for_machines(job.workers, job.bundle)
             with machines_missed(job.workers, job.bundle):
-                _train_trials(sweep, settings, job, store, blocks, todo, at_a_time)
+                lost = _train_trials(sweep, settings, job, store, blocks, todo, at_a_time)
+            todo = [t.number for t in sweep.trials(n) if not t.over] if lost else []
         trials = sweep.record(n)
         console.print(f"  trained in {time.perf_counter() - began:.0f} s")
         if left := [t for t in trials if t.choices is not None and not t.over]:
@@ -332,7 +328,9 @@ def _train_trials(
     blocks: list[Any],
     todo: list[int],
     at_a_time: int,
-) -> None:
+) -> bool:
+    """Train them, in order. Returns whether one was given up for its process died: Ray Tune starts a trial again RETRIES times,
+    but where two calls of it are under way when its machine is lost, it takes the second call's failure for the last."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its tables; progress is told by ours
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # of state that nobody reads
@@ -367,6 +365,7 @@ def _train_trials(
         raise StorageError(told)
     if draws.exhausted is not None:
         console.print(f"  the space has no other configuration than those of {draws.exhausted} trials", style="yellow")
+    return any(isinstance(error, RayActorError) for error in ended.errors)
 
 
 def tell_opening(opened: Opening | None, openings: Sequence[Opening]) -> None:

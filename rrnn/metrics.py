@@ -1,6 +1,7 @@
 """Scores of a model, the constant predictor that stands beside them, and how sure one can be of either.
 
-NumPy arrays in, plain floats out. All are quick, for intervals ask for them a thousand times.
+NumPy arrays in, plain floats out. All are quick, for intervals ask for them a thousand times. scipy.stats is imported by the
+intervals alone: it takes as long as torch, and every training process imports this module.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 
 WEIGHTED_ACCURACY_THRESHOLD = 0.1  # an emotion is there when its intensity is above this, in truth and in prediction
 LEVEL = 0.95  # of all intervals
@@ -153,6 +153,8 @@ def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], grou
     all: equal speakers (such as all perfect ones) show no spread, which is no evidence that there is none.
     Raises ValueError where there are no clips.
     """
+    import scipy.stats
+
     if not len(groups):
         raise ValueError("expected at least one clip, found none")
     _, group_of_clip = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
@@ -180,6 +182,8 @@ def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], grou
 
 def binomial_interval(successes: int, trials: int) -> tuple[float, float]:
     """Exact (Clopper-Pearson) 95 % interval of a share of independent trials; no point even where all or none succeed."""
+    import scipy.stats
+
     interval = scipy.stats.binomtest(successes, trials).proportion_ci(LEVEL, method="exact")
     return float(interval.low), float(interval.high)
 

@@ -11,10 +11,11 @@ the one of a batch in which the stream never was. Nothing a clip's output depend
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,13 @@ class Model(nn.Module, ABC):
         """explain: also say what each hop saw."""
 
 
+def _float32_where_lstms_need_it(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast is left where it would hand LSTMs bfloat16 on a processor whose torch has none for them (without AVX-512)."""
+    if device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.autocast("cpu", enabled=False)
+    return contextlib.nullcontext()
+
+
 class Encoder(nn.Module):
     """Bidirectional LSTM (eqs. 1-3), exact for padded sequences without packing them.
 
@@ -123,7 +131,8 @@ class Encoder(nn.Module):
             weights += [torch.cat([w_ih, column], dim=1), w_hh, b_ih, b_hh]
         zeros = x_KBF.new_zeros(2, x_KBF.shape[1], self.forward_lstm.hidden_size)
         h_KBD: Tensor
-        h_KBD, _, _ = torch.lstm(x_KBF, (zeros, zeros), weights, True, 1, 0.0, self.training, True, False)
+        with _float32_where_lstms_need_it(x_KBF.device):
+            h_KBD, _, _ = torch.lstm(x_KBF, (zeros, zeros), weights, True, 1, 0.0, self.training, True, False)
         if self.skip is not None and self.gain is not None:
             h_KBD = torch.addcmul(self.skip(x_KBF[..., :-1]), self.gain, h_KBD)
         return h_KBD

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rrnn import metrics
-from rrnn.baseline import statistics_baseline
 from rrnn.config import Config
 from rrnn.data import ClipSet, StoreIndex, read_times
 from rrnn.model import Model
@@ -80,8 +79,11 @@ def write_results(
 ) -> None:
     """Predictions, what became of the clips, examples, and the summary, last. outputs: (n, C), of the validation clips,
     and of the test clips where these are open. about: the summary's first keys."""
-    targets = objective.targets
-    baseline = statistics_baseline(clips, objective, split) if "test" in outputs else None
+    targets, baseline = objective.targets, None
+    if "test" in outputs:
+        from rrnn.baseline import statistics_baseline  # here: scikit-learn takes as long to import as torch
+
+        baseline = statistics_baseline(clips, objective, split)
     rows = []
     for side, of in outputs.items():
         averages = baseline.values if baseline is not None and side == "test" else None

@@ -13,6 +13,7 @@ numbers are seeded anew each epoch, so a run that was killed and resumed is the 
 from __future__ import annotations
 
 import ctypes
+import inspect
 import io
 import json
 import sys
@@ -44,6 +45,22 @@ from rrnn.targets import IntArray, Objective, make_objective, make_targets
 
 CHECKPOINT_SECONDS = 10.0
 WARM_STEPS = 10  # after n steps an average of weights has a decay of n / (n + WARM_STEPS), at most what is asked for
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, without what torch wraps around it for torch.compile, which is not used here: the wrappers import torch's
+    compiler, two seconds of every training process's start."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    zero_grad, add_param_group, state_dict, load_state_dict = (
+        inspect.unwrap(method)
+        for method in (
+            torch.optim.Optimizer.zero_grad,
+            torch.optim.Optimizer.add_param_group,
+            torch.optim.Optimizer.state_dict,
+            torch.optim.Optimizer.load_state_dict,
+        )
+    )
 
 
 def divide(clips: ClipSet, config: Config) -> tuple[Objective, Split]:
@@ -148,7 +165,7 @@ def train(
         torch.manual_seed(config.train.seed)
         model = card.build().to(workers.device)
         rate = 0.0 if isinstance(model, Naive) else config.train.learning_rate  # it is given its best constant, below
-        optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=config.train.weight_decay, fused=True)
+        optimiser = AdamW(model.parameters(), lr=rate, weight_decay=config.train.weight_decay, fused=True)
         if fit:
             fit_standardisation(model, clips, learned.train, workers)
             if isinstance(model, Naive):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -14,15 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster() -> Iterator[str]:
+    """What is yielded marks its processes (processes.living)."""
     import ray
 
     from pipeline.on_ray import ray_started
 
     os.environ.pop("RAY_ADDRESS", None)
+    os.environ["TEST_RAY"] = uuid.uuid4().hex
     with ray_started(num_cpus=2):
         assert ray.is_initialized()
-        yield
+        yield f"TEST_RAY={os.environ['TEST_RAY']}"
 
 
 @pytest.fixture(scope="session")

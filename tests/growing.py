@@ -72,6 +72,7 @@ class GrowingCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         start = f"ray.scripts.scripts start --head --block --port {port} --num-cpus 0 --include-dashboard false"
+        start += " --include-log-monitor false"
         start += f" --object-store-memory {SMALL_MEMORY} --temp-dir {self.temporary.name} --autoscaling-config {path}"
         self.head = Job(start.split(), folder / "head", environment)
 

@@ -14,7 +14,8 @@ from processes import Job
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.experiments import experiment
 
-SMALL_MEMORY = {"object_store_memory": 200_000_000}
+SMALL = {"object_store_memory": 200_000_000, "include_log_monitor": False}
+"""Of each machine. Nobody reads what its log monitor would send, and three of these cost a tenth of the processor."""
 
 
 class Machines:
@@ -23,14 +24,14 @@ class Machines:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, **SMALL_MEMORY}
+        head = {"num_cpus": 0, "include_dashboard": False, **SMALL}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.workers: list[object] = []
         self.add()
         self.add()
 
     def add(self) -> None:
-        self.workers.append(self.cluster.add_node(num_cpus=1, **SMALL_MEMORY))
+        self.workers.append(self.cluster.add_node(num_cpus=1, **SMALL))
 
     def lose(self) -> None:
         """The one that has been there longest dies without a word, with all of its processes."""
@@ -49,8 +50,8 @@ class Machines:
 def started() -> Iterator[Machines]:
     """To be made a fixture."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_health_check_period_ms", "500")  # a lost machine is noticed within seconds
-        patch.setenv("RAY_health_check_failure_threshold", "3")
+        patch.setenv("RAY_health_check_period_ms", "500")  # a lost machine is noticed within seconds, a busy one not lost
+        patch.setenv("RAY_health_check_failure_threshold", "8")
         found = Machines()
         yield found
         found.cluster.shutdown()

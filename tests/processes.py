@@ -24,6 +24,22 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def living(mark: str, title: str = "") -> list[int]:
+    """The processes that have the mark, NAME=value, in their environment, of all generations, and the given text in their
+    title (Ray names a worker's class there)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                marked = mark.encode() in (entry / "environ").read_bytes()
+                named = title in (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if marked and named:
+                found.append(int(entry.name))
+    return found
+
+
 class Job:
     """`python -m ARGUMENTS` in the project's folder, with all that it starts. more: of its environment."""
 
@@ -43,18 +59,7 @@ class Job:
             )
 
     def pids(self, title: str = "") -> list[int]:
-        """Its living processes, of all generations, whose title holds the given text (Ray names a worker's class there)."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    marked = self.mark.encode() in (entry / "environ").read_bytes()
-                    named = title in (entry / "cmdline").read_bytes().decode(errors="replace")
-                except OSError:
-                    continue
-                if marked and named:
-                    found.append(int(entry.name))
-        return found
+        return living(self.mark, title)
 
     def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         end = time.monotonic() + seconds

@@ -182,7 +182,8 @@ def _recognise(media: Media, gpu: bool) -> list[Word]:
     words = []
     for segment in segments:  # recognised one by one, as they are asked for
         media.deadline.check()
-        words += [Word(w.word, float(w.start), float(w.end)) for w in segment.words if w.probability >= MIN_PROBABILITY]
+        sure = (w for w in segment.words if w.probability >= MIN_PROBABILITY and tokenize(w.word))
+        words += [Word(w.word, float(w.start), float(w.end)) for w in sure]
     if not words:
         raise Absent("no words were recognised")
     return words

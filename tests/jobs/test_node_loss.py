@@ -1,8 +1,8 @@
-"""A machine of the cluster is lost in the middle of a job, and another comes: the job ends right by itself."""
+"""A machine of the cluster is lost in the middle of a job, and another comes, perhaps after a while: the job ends right by
+itself."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,13 @@ from machines import Machines, lines, small, started, summary
 from processes import Job
 from sources import tones
 from stores import make_store
-from trained import train_by
+from trained import sweep_by_one, train_by
 
 from pipeline.corpora.folder import FolderCorpus
 from pipeline.extract import extract_shard
 from pipeline.store import Store
 from pipeline.streams.acoustic import Acoustic
+from rrnn.sweep import Sweep
 
 pytestmark = pytest.mark.slow
 
@@ -62,24 +63,51 @@ def test_training_ends_with_the_model_that_it_would_have_made(machines: Machines
 
 
 def test_a_sweep_ends_with_the_winner_that_it_would_have_had(machines: Machines, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store").url
+    store, lost = make_store(tmp_path / "store"), tmp_path / "lost"
     of = ["--space", "training", "--trials", 6, "--no-asha", "--epochs", 6, "model.hidden=4", "train.folds=4"]
-    command = ["jobs.tune", store, *of, "--out"]
-    whole, lost = tmp_path / "whole", tmp_path / "lost"
-    machines.job(*command, whole, log=tmp_path / "log").finish()
 
     def ended() -> dict[str, float]:
         """When each trial was over."""
         return {p.parent.name: p.stat().st_mtime for p in lost.glob("trials/*/summary.json")}
 
-    job = machines.job(*command, lost, log=tmp_path / "log")
+    job = machines.job("jobs.tune", store.url, *of, "--out", lost, log=tmp_path / "log")
     job.until(lambda: len(ended()) >= 2)
     before, now = ended(), time.time()
     machines.lose_one()
     job.finish()
-    winners = [json.loads((d / "sweep.json").read_text())["openings"] for d in (lost, whole)]
-    assert [(o["trial"], o["model_id"], o["test"]) for o in winners[0]] == [
-        (o["trial"], o["model_id"], o["test"]) for o in winners[1]
-    ]
-    tested = f"{winners[0][0]['trial']:04d}"  # whose summary is written once more, with the test
+    ended_as, whole = Sweep(str(lost)), sweep_by_one(Sweep(str(lost)).settings(), 6, store, tmp_path / "whole")
+    (opened,), (expected,) = ended_as.openings(), whole.openings()
+    assert (opened.trial, opened.model_id, opened.test) == (expected.trial, expected.model_id, expected.test)
+    tested = f"{opened.trial:04d}"  # whose summary is written once more, with the test
     assert {k: v for k, v in ended().items() if v < now and k != tested} == {k: v for k, v in before.items() if k != tested}
+
+
+def test_training_goes_on_with_fewer_and_then_with_more(
+    machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "store")
+    config, words = small(epochs=60, dropout=0.0)  # what is dropped is drawn by each worker for itself
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train_by(1, config, store, whole)
+    many = ["--workers", 2, "--min-workers", 1, "--resize-seconds", 1, "--checkpoint-seconds", 0]
+    job = machines.job("jobs.train", store.url, *words, *many, "--out", run, log=tmp_path / "log")
+
+    def by(workers: int) -> bool:
+        return bool(found := lines(run)) and found[-1]["workers"] == workers
+
+    job.until(lambda: by(2) and len(lines(run)) >= 3)
+    machines.lose()
+    began = time.monotonic()
+    job.until(lambda: by(1))
+    fewer = time.monotonic()
+    machines.add()
+    job.until(lambda: by(2))
+    more = time.monotonic()
+    job.finish()
+    with capsys.disabled():
+        print(f"\non one worker {fewer - began:.0f} s after the loss, on two {more - fewer:.0f} s after a machine came")
+    for a, b in zip(lines(whole), lines(run), strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
+        assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
+    for side in ("valid", "test"):
+        assert summary(run)[side] == pytest.approx(summary(whole)[side], abs=1e-5)

@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 from scipy.io import wavfile
 from test_jobs import run
+from trained import train_by
 
 from jobs.score import ScoreConfig, ScoreWorker, score
 from pipeline.clip import Clip
-from rrnn.config import ModelConfig
-from rrnn.data import Preparation
+from rrnn.config import Config, ModelConfig, TrainConfig
+from rrnn.data import Preparation, open_store
 from rrnn.normalise import Moments, Normaliser, add_up
 from rrnn.run import ModelCard
 
@@ -44,8 +45,8 @@ def test_scores_are_those_of_the_run_for_its_speakers_and_say_whose_statistics_t
 ) -> None:
     write_clips(tmp_path / "clips", ["anna", "ben", "cleo", "dora"], labelled=True)
     run("extract", tmp_path / "clips", "--out", tmp_path / "store", "--streams", "acoustic", "--shard-size", 3)
-    small = ["model.hidden=4", "train.epochs=2", "train.normalise=speaker", "train.folds=4"]
-    run("train", tmp_path / "store", "--out", tmp_path / "run", *small)
+    config = Config(ModelConfig(hidden=4), TrainConfig(epochs=2, normalise="speaker", folds=4))
+    train_by(1, config, open_store(str(tmp_path / "store")), tmp_path / "run")
     tested = pl.read_parquet(tmp_path / "run/predictions.parquet").filter(pl.col("split") == "test")
 
     new = write_clips(tmp_path / "new", ["anna", "ben", "cleo", "dora", "eve", ""], labelled=False)

@@ -191,7 +191,7 @@ def test_every_job_in_a_bucket_ends_as_on_this_machine(proxy: FaultyProxy, tmp_p
     there, source = Places(new_bucket(), epochs=4, trials=2), make_clips(tmp_path / "clips")
     put(source, there.at("clips"))
     commands = [[name, *arguments.split()] for name, arguments in there.commands().items()]
-    commands += [["export", there.at("run"), "--out", str(tmp_path / "model.onnx")]]
+    commands += [["export", there.at("run"), "--out", str(tmp_path / "model.pt2")]]
     commands += [["report", there.at("run"), "--out", str(tmp_path / "report")], commands[0]]  # the last finds all done
     where = environment(proxy.url, SECRET)
     proxy.share = 0.04
@@ -204,7 +204,7 @@ def test_every_job_in_a_bucket_ends_as_on_this_machine(proxy: FaultyProxy, tmp_p
     assert "3 done, 0 to do" in log
     assert '"kind":"audio/webm"' in (tmp_path / "report/report.html").read_text(), "recordings came from the bucket"
     secret = where["AWS_SECRET_ACCESS_KEY"]
-    assert (tmp_path / "model.onnx").stat().st_size > 1000
+    assert (tmp_path / "model.pt2").stat().st_size > 1000
     assert secrets_in(ray_files, secret) == []
     assert secret not in log
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from processes import Job
 from stores import make_store
+from trained import train_by
 
 from jobs.train import TrainJob, run_training, split_words
 from rrnn.config import Config, ModelConfig, TrainConfig
@@ -38,16 +39,10 @@ def as_before_there_was_a_choice(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path, ray_cluster: None) -> None:
-    store = make_store(tmp_path / "store").url
-    whole = run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0))
-    assert (
-        run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0)) == whole
-    )  # it is there: nothing is done
-    as_before_there_was_a_choice(tmp_path / "whole/config.json")
-    assert run_training(TrainJob(store, str(tmp_path / "whole"), CONFIG, checkpoint_seconds=0)) == whole
-
-    run = tmp_path / "killed"
+def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path) -> None:
+    index = make_store(tmp_path / "store")
+    store, run = index.url, tmp_path / "killed"
+    train_by(2, CONFIG, index, tmp_path / "whole")
     command = ["jobs.train", store, "rrnn", *OVERRIDES, "--out", str(run), "--checkpoint-seconds", "0"]
 
     def epochs() -> int:
@@ -66,12 +61,17 @@ def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path, ray_clus
     second.finish()
 
     assert (run / "model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
-    summary = json.loads((run / "summary.json").read_text())
+    summary, whole = (json.loads((d / "summary.json").read_text()) for d in (run, tmp_path / "whole"))
     assert {k: summary[k] for k in ("test", "valid", "best_epoch", "epochs", "model_id")} == {
         k: whole[k] for k in ("test", "valid", "best_epoch", "epochs", "model_id")
     }
     lines = [(d / "metrics.jsonl").read_text().splitlines() for d in (run, tmp_path / "whole")]
     assert [json.loads(x)["train_loss"] for x in lines[0]] == [json.loads(x)["train_loss"] for x in lines[1]]
+
+    again = TrainJob(store, str(run), CONFIG, checkpoint_seconds=0)
+    assert run_training(again) == summary  # it is there: nothing is done
+    as_before_there_was_a_choice(run / "config.json")
+    assert run_training(again) == summary
 
     other = Config(model=CONFIG.model, train=replace(CONFIG.train, seed=1), experiment="rrnn")
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(train\.seed was 0, now 1\)"):

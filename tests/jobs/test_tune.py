@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Job
+from processes import Job, living
+from ray.tune import FailureConfig
 from stores import make_store, read_clips
+from trained import sweep_by_one
 from typer.testing import CliRunner
 
 from jobs import made_task as made_job
@@ -21,6 +28,7 @@ from rrnn.spaces import Dimension, Space, one_of, open_space
 from rrnn.sweep import Settings, Sweep, winner
 from rrnn.train import Workers, train
 
+TRIAL = "ImplicitFunc"  # in the title of a process that trains trials
 SPACE = Space(
     "small",
     "",
@@ -43,7 +51,29 @@ def models(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob("trials/*/model/model.safetensors"))]
 
 
-def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: None) -> None:
+@contextlib.contextmanager
+def a_lost_process_that_ray_tune_gives_up(ray_cluster: str) -> Iterator[None]:
+    """The next process that begins with a trial is killed, and Ray Tune takes the trial for failed at once."""
+    killed, over = list[int](), threading.Event()
+    there = living(ray_cluster, TRIAL)
+
+    def kill_one() -> None:
+        while not killed and not over.is_set():
+            for pid in sorted(set(living(ray_cluster, TRIAL)) - set(there))[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    killer = threading.Thread(target=kill_one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.tune.tune.FailureConfig", lambda max_failures: FailureConfig(max_failures=min(0, max_failures)))
+        killer.start()
+        yield
+    over.set()
+    killer.join()
+    assert killed
+
+
+def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: str) -> None:
     store = make_store(tmp_path / "store")
     settings, out = settings_of(store.url), tmp_path / "sweep"
     two = run_sweep(settings, TuneJob(str(out), 2))
@@ -65,10 +95,11 @@ def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: None
     ]
     assert losses[0] == losses[1]
 
-    four = run_sweep(settings, TuneJob(str(out), 4))
+    with a_lost_process_that_ray_tune_gives_up(ray_cluster):
+        four = run_sweep(settings, TuneJob(str(out), 4))
     assert [t.choices for t in four[:2]] == [t.choices for t in two]
     assert models(out)[:2] == before
-    assert len(models(out)) == 4
+    assert [t.state for t in four] == ["done"] * 4
     best = winner(settings, four)
     assert best is not None
     last = sweep_json(out)
@@ -94,23 +125,22 @@ def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> Non
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path, ray_cluster: None) -> None:
-    store = make_store(tmp_path / "store").url
-    space = SPACE.fixed({"train": {"epochs": 32}})
-    run_sweep(settings_of(store, space), TuneJob(str(tmp_path / "whole"), 4))
-
+def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path) -> None:
+    index = make_store(tmp_path / "store")
+    store, space = index.url, SPACE.fixed({"train": {"epochs": 40}})
     (tmp_path / "small.json").write_text(json.dumps({k: v for k, v in space.to_dict().items() if k != "name"}))
     out = tmp_path / "killed"
     arguments = [store, "--space", str(tmp_path / "small.json"), "--out", str(out), "--trials", "4", "--no-asha"]
     command = ["jobs.tune", *arguments, "--checkpoint-seconds", "0"]
     killed = Job(command, tmp_path / "log")
-    killed.until(lambda: len(models(out)) >= 2 and len(list(out.glob("trials/*/checkpoint.zip"))) >= 1)
+    killed.until(lambda: len(list(out.glob("trials/*/summary.json"))) >= 2 and any(out.glob("trials/*/checkpoint.zip")))
     killed.kill()
     over = {p.parent: p.stat().st_mtime_ns for p in out.glob("trials/*/summary.json")}
     assert 2 <= len(over) < 4
     assert sweep_json(out)["openings"] == []
     said = Job(command, tmp_path / "log").finish()
 
+    sweep_by_one(Sweep(str(out)).settings(), 4, index, tmp_path / "whole")
     assert f"{len(over)} are over, {4 - len(over)} to train" in said
     for folder, then in over.items():
         if folder.name != sweep_json(out)["winner"]:  # which was tested since

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from stores import make_store, read_clips
+from trained import train_trial
 
 from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import ClipSet, StoreIndex
@@ -34,23 +35,6 @@ LINE = Space("line", "", BASE, {"train.mixup": Dimension("uniform", (0.0, 1.0))}
 
 def settings_of(space: Space, store: StoreIndex, **options: Any) -> Settings:
     return Settings(store.url, json.loads(json.dumps(space.to_dict())), **{"epochs": 4, "asha": False, **options})
-
-
-def train_trial(sweep: Sweep, settings: Settings, number: int, store: StoreIndex, clips: ClipSet, n: int = 9) -> None:
-    choices = sweep.draw(settings, number)
-    assert isinstance(choices, dict)
-    train(
-        sweep.config(settings, choices),
-        store,
-        clips,
-        sweep.run_folder(number).url,
-        workers=Workers(),
-        report=lambda *_: None,
-        scratch=Path("unused"),
-        checkpoint_seconds=1e9,
-        test=False,
-        stop=lambda history: sweep.stops(settings, n, number, history),
-    )
 
 
 @pytest.fixture(scope="module")

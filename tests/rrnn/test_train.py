@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -424,6 +426,33 @@ def test_streams_are_dropped_as_often_as_asked_and_one_always_stays() -> None:
     # both drawn with 0.6 * 0.6; one alone else
     assert (a[:, 0] & b[:, 0]).float().mean() == pytest.approx(0.36, abs=0.05)
     assert a[:, 0].float().mean() == pytest.approx(0.6 + 0.4 * 0.4 / 2, abs=0.05)
+
+
+def test_adamw_is_torchs_and_leaves_torchs_compiler_alone() -> None:
+    """And what only a test needs is not imported by a training process."""
+    script = """
+import sys
+import torch
+import jobs.train
+from rrnn.train import AdamW
+
+def trained(kind):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 3)
+    of = kind(model.parameters(), lr=0.01, weight_decay=0.1, fused=True)
+    for _ in range(5):
+        of.zero_grad(set_to_none=True)
+        model(torch.ones(2, 5)).square().sum().backward()
+        of.step()
+        of.load_state_dict(of.state_dict())
+    return [p for slot in of.state_dict()["state"].values() for p in slot.values()] + list(model.parameters())
+
+mine = trained(AdamW)
+print([name for name in ("torch._dynamo", "sklearn", "scipy.stats", "matplotlib", "optuna") if name in sys.modules])
+print(all(torch.equal(a, b) for a, b in zip(mine, trained(torch.optim.AdamW), strict=True)))
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["[]", "True"]
 
 
 def test_bfloat16_trains_about_the_same(store: StoreIndex, tmp_path: Path) -> None:
