@@ -2,14 +2,20 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-cluster bench lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
 	$(BIN)/python -m jobs.demo
 
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/.dev lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not cluster'
+
+# Machines that are lost and that come, every job in a bucket on a failing network.
+test-cluster: .venv/.dev
+	$(PYTEST) -m cluster
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

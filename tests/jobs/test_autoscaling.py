@@ -41,6 +41,7 @@ def test_a_pool_begins_with_what_has_room_and_may_become_as_large_as_its_work() 
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_job_says_which_machines_it_waits_for(cluster: GrowingCluster, tmp_path: Path) -> None:
     store = make_store(tmp_path / "store").url
     command = ["jobs.train", store, "--out", tmp_path / "run", "--workers", MOST + 1]
@@ -52,6 +53,7 @@ def test_a_job_says_which_machines_it_waits_for(cluster: GrowingCluster, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_extraction_brings_machines_and_lets_them_go(
     cluster: GrowingCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from pipeline.store import Store
 from pipeline.streams.acoustic import Acoustic
 from rrnn.sweep import Sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 machines = pytest.fixture(scope="module")(started)
 

@@ -186,6 +186,7 @@ def assert_the_same_here(there: Places, source: Path, work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_every_job_in_a_bucket_ends_as_on_this_machine(proxy: FaultyProxy, tmp_path: Path, ray_files: Path) -> None:
     there, source = Places(new_bucket(), epochs=4, trials=2), make_clips(tmp_path / "clips")
@@ -210,6 +211,7 @@ def test_every_job_in_a_bucket_ends_as_on_this_machine(proxy: FaultyProxy, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not REAL, reason="takes minutes: run against a server of RRNN_TEST_S3_ENDPOINT alone")
 def test_jobs_that_are_killed_go_on_in_a_bucket(proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -236,6 +238,7 @@ def test_jobs_that_are_killed_go_on_in_a_bucket(proxy: FaultyProxy, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_network_that_stays_down_ends_the_job_with_one_line(proxy: FaultyProxy, tmp_path: Path, ray_files: Path) -> None:
     bucket = new_bucket()
     source = make_clips(tmp_path / "clips")
