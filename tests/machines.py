@@ -14,7 +14,7 @@ from processes import Job
 from rrnn.config import Config, config_from_dict, merge
 from rrnn.experiments import experiment
 
-SMALL = {"object_store_memory": 200_000_000, "include_log_monitor": False}
+MACHINE = {"object_store_memory": 200_000_000, "include_log_monitor": False}
 """Of each machine. Nobody reads what its log monitor would send, and three of these cost a tenth of the processor."""
 
 
@@ -24,14 +24,14 @@ class Machines:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, **SMALL}
+        head = {"num_cpus": 0, "include_dashboard": False, **MACHINE}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.workers: list[object] = []
         self.add()
         self.add()
 
     def add(self) -> None:
-        self.workers.append(self.cluster.add_node(num_cpus=1, **SMALL))
+        self.workers.append(self.cluster.add_node(num_cpus=1, **MACHINE))
 
     def lose(self) -> None:
         """The one that has been there longest dies without a word, with all of its processes."""

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,14 +63,17 @@ def a_lost_process_that_ray_tune_gives_up(ray_cluster: str) -> Iterator[None]:
             for pid in sorted(set(living(ray_cluster, TRIAL)) - set(there))[:1]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
+            time.sleep(0.02)
 
     killer = threading.Thread(target=kill_one)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.tune.tune.FailureConfig", lambda max_failures: FailureConfig(max_failures=min(0, max_failures)))
+        patch.setattr("jobs.tune.tune.FailureConfig", lambda max_failures: FailureConfig(max_failures=0))
         killer.start()
-        yield
-    over.set()
-    killer.join()
+        try:
+            yield
+        finally:
+            over.set()
+            killer.join()
     assert killed
 
 
