@@ -22,7 +22,7 @@ import torch
 import typer
 from ray import tune
 from ray.exceptions import RayActorError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.tune.execution import class_cache
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import TBXLoggerCallback
@@ -138,11 +138,10 @@ def _kept(run: RunFolder, to: Path) -> Path | None:
 
 def _train_on_workers(run: RunFolder, job: TuneJob, loop: dict[str, Any]) -> None:
     """A trial of several processes, by Ray Train, which resumes by itself from what it finds in the folder."""
-    from jobs.train import train_worker  # here: each process of a sweep imports this module, and few need that
+    from jobs.train import Trainer, train_worker  # here: each process of a sweep imports this module, and few need that
 
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     gpu = {"GPU": job.gpus / job.workers} if job.gpus else {}
-    TorchTrainer(
+    Trainer(
         train_worker,
         train_loop_config={**loop, "command": None, "checkpoint_seconds": job.checkpoint_seconds, "test": False},
         torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from processes import Job
+from ray.train.torch import TorchTrainer
 from stores import make_store
 from trained import train_by
 
-from jobs.train import TrainJob, run_training, split_words
+from jobs.train import Trainer, TrainJob, run_training, split_words
 from rrnn.config import Config, ModelConfig, TrainConfig
 
 CONFIG = Config(
@@ -76,6 +77,18 @@ def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path) -> None:
     other = Config(model=CONFIG.model, train=replace(CONFIG.train, seed=1), experiment="rrnn")
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(train\.seed was 0, now 1\)"):
         run_training(TrainJob(store, str(run), other))
+
+
+def test_helpers_of_ray_train_are_started_where_they_have_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def helpers(trainer: type[TorchTrainer]) -> set[str]:
+        return {type(c).__name__ for c in trainer(print)._create_default_callbacks()}
+
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    of_datasets, of_lost_drivers = {"DatasetsCallback"}, {"PlacementGroupCleanerCallback"}
+    assert helpers(TorchTrainer) - helpers(Trainer) == of_datasets | of_lost_drivers
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert helpers(TorchTrainer) - helpers(Trainer) == of_datasets
 
 
 def test_words_of_the_command_line() -> None:
