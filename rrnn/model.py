@@ -97,7 +97,8 @@ class Model(nn.Module, ABC):
 def _float32_where_lstms_need_it(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Autocast is left where it would hand LSTMs bfloat16 and oneDNN has none for them (on x86 without AVX-512)."""
     asked = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if asked and torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if asked and there and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.autocast("cpu", enabled=False)
     return contextlib.nullcontext()
 
