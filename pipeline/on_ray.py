@@ -33,8 +33,9 @@ AT_FIRST = 64
 """A cluster without machines is asked for a worker for so many units, and for so many workers at most: a machine takes a
 minute or more to come, a unit often less."""
 
-RETRIES = 3
-"""How often a unit is tried again when its worker or its machine died; what kills a worker each time ends the job."""
+RETRIES = 30
+"""How often a unit is tried again when its worker or its machine died; what kills a worker each time ends the job. Many, for
+until Ray takes a lost machine for lost, seconds to half a minute, each call of a worker on it fails and counts."""
 
 
 @contextlib.contextmanager
