@@ -114,14 +114,14 @@ def train_worker(loop: dict[str, Any]) -> None:
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
     """Without those of Ray Train's helpers that have nothing to do: each is a process, whose imports take a core for seconds
-    while the workers start. No Ray dataset is handed to training; and where Ray is the job's own it ends with the job, so that
-    no placement group is left behind and no machine is taken away.
+    while the workers start. No Ray dataset is handed to training; and a Ray that is the job's own (own_ray) ends with it, so
+    that no placement group is left behind and no machine is taken away.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, own_ray: bool = False, **kwargs: Any) -> None:
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check; 2 by default
         self.idle = {"DatasetsCallback"}
-        if "RAY_ADDRESS" not in os.environ:
+        if own_ray:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             self.idle.add("PlacementGroupCleanerCallback")
         super().__init__(*args, **kwargs)
@@ -209,6 +209,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
 
         trainer = Trainer(
             train_worker,
+            own_ray="RAY_ADDRESS" not in os.environ,
             train_loop_config={
                 "config": job.config,
                 "store": store,

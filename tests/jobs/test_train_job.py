@@ -80,15 +80,13 @@ def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path) -> None:
 
 
 def test_helpers_of_ray_train_are_started_where_they_have_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    def helpers(trainer: type[TorchTrainer]) -> set[str]:
-        return {type(c).__name__ for c in trainer(print)._create_default_callbacks()}
+    def helpers(trainer: TorchTrainer) -> set[str]:
+        return {type(c).__name__ for c in trainer._create_default_callbacks()}
 
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    of_datasets, of_lost_drivers = {"DatasetsCallback"}, {"PlacementGroupCleanerCallback"}
-    assert helpers(TorchTrainer) - helpers(Trainer) == of_datasets | of_lost_drivers
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert helpers(TorchTrainer) - helpers(Trainer) == of_datasets
+    everyone = helpers(TorchTrainer(print))
+    assert everyone - helpers(Trainer(print)) == {"DatasetsCallback"}
+    assert everyone - helpers(Trainer(print, own_ray=True)) == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 def test_words_of_the_command_line() -> None:
