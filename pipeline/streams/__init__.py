@@ -68,4 +68,7 @@ def remake_stream(about: Mapping[str, Any], places: Mapping[str, Any] | None = N
     if strangers := set(places or {}) - set(cls.places):
         has = f"only {', '.join(cls.places)}" if cls.places else "nothing"
         raise ValueError(f"stream {about['name']!r}: {', '.join(sorted(strangers))} can't be changed: {has} can")
+    if "weights_sha256" in about and "weights" not in (places or {}):
+        name = about["name"]
+        raise ValueError(f"stream {name!r} was made with other weights: --set {name}.weights=FOLDER says where they are")
     return make_stream(about["name"], {**about["config"], **(places or {})}, about.get("extractor"))

@@ -1,19 +1,18 @@
-"""States of a speech encoder: what Whisper tiny.en hears in the middle of its layers, 50 vectors a second."""
+"""States of a speech encoder: what Whisper hears in the middle of its layers, 50 vectors a second."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from pipeline.clip import Clip
 from pipeline.media import AUDIO_RATE, Media
-from pipeline.streams._whisper import LICENCE, whisper_encoder
+from pipeline.streams._whisper import LICENCE, TINY, EncoderSize, encoder_size, weights_digest, whisper_encoder
 from pipeline.streams.base import AudioExtractor, Features
 
-DIM = 384  # of a layer
-LAYERS = 4
 HOP = 320  # samples, 20 ms: two frames of the log-mel spectrogram
 WHISPER_WINDOW = 30.0  # seconds; what Whisper was trained on, and has position embeddings for
 DEFAULT_WINDOW = 15.0
@@ -21,8 +20,11 @@ DEFAULT_WINDOW = 15.0
 
 @dataclass(frozen=True)
 class Speech(AudioExtractor):
-    """Hidden states after some layers of the encoder of Whisper tiny.en, which was trained to recognise English, side by
-    side. Each is normalised as the encoder normalises its last.
+    """Hidden states after some layers of the encoder of Whisper, which was trained to recognise words, side by side. Each is
+    normalised as the encoder normalises its last.
+
+    weights: the folder, on every machine that extracts, of a Whisper model as CTranslate2 has it (`model.bin` and what lies
+    beside it; https://huggingface.co/Systran has all sizes); None is tiny.en (English; 4 layers of 384), from a package.
 
     The encoder reads windows of `window` seconds, each on its own: the recording is cut at multiples of `window`, the
     last window is filled up with silence, and the states of that silence are dropped. A state sees its whole window, so
@@ -42,11 +44,13 @@ class Speech(AudioExtractor):
 
     layers: tuple[int, ...] = (2, 3)
     window: float = DEFAULT_WINDOW
+    weights: str | None = None
 
     name: ClassVar[str] = "speech"
     version: ClassVar[str] = "2"
     frame_shift: ClassVar[float | None] = HOP / AUDIO_RATE
     licence: ClassVar[str] = LICENCE
+    places: ClassVar[tuple[str, ...]] = ("weights",)
     can_use_gpu: ClassVar[bool] = True
     _features: ClassVar[Any] = None
     _encoders: ClassVar[Any] = None
@@ -54,20 +58,35 @@ class Speech(AudioExtractor):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers))  # a list, where it was read from a file
-        if not self.layers or not set(self.layers) <= set(range(1, LAYERS + 1)) or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layers: found {list(self.layers)!r}, expected some of 1 to {LAYERS}, each once")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(Path(self.weights).resolve()))  # workers run in other folders
+        most = self.size.layers
+        if not self.layers or not set(self.layers) <= set(range(1, most + 1)) or len(set(self.layers)) < len(self.layers):
+            of = "" if self.weights else ", the layers of tiny.en; the weights option has the folder of a larger Whisper"
+            raise ValueError(f"layers: found {list(self.layers)!r}, expected some of 1 to {most}, each once{of}")
         if not 1.0 <= self.window <= WHISPER_WINDOW or self.window * 50 % 1:
             raise ValueError(f"window: found {self.window!r}, expected 1 to {WHISPER_WINDOW:g} s, in whole frames of 0.02 s")
 
     @property
+    def size(self) -> EncoderSize:
+        """Of the encoder. Raises ValueError where `weights` is no Whisper model."""
+        return TINY if self.weights is None else encoder_size(self.weights)
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(f"layer{layer}_{i:03d}" for layer in self.layers for i in range(DIM))
+        return tuple(f"layer{layer}_{i:03d}" for layer in self.layers for i in range(self.size.dim))
+
+    def describe(self) -> dict[str, Any]:
+        if self.weights is None:
+            return super().describe()
+        return super().describe() | {"weights_sha256": weights_digest(self.weights), "licence": "of the weights given"}
 
     def load(self) -> None:
         from faster_whisper.feature_extractor import FeatureExtractor
 
-        object.__setattr__(self, "_features", FeatureExtractor())
-        object.__setattr__(self, "_encoders", [whisper_encoder(layer, gpu=self.gpus > 0) for layer in self.layers])
+        object.__setattr__(self, "_features", FeatureExtractor(feature_size=self.size.mels))
+        encoders = [whisper_encoder(layer, self.weights, gpu=self.gpus > 0) for layer in self.layers]
+        object.__setattr__(self, "_encoders", encoders)
 
     def extract(self, clip: Clip, media: Media) -> Features:
         """ceil(n_samples / 320) frames. Frame i is centred on i * 0.02 s, at usual speed. Raises what Media.audio raises."""

@@ -9,11 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.io import wavfile
+from test_extract import make_store
 from test_jobs import run
 from trained import train_by
 
 from jobs.score import ScoreConfig, ScoreWorker, score
 from pipeline.clip import Clip
+from pipeline.extract import extract_shard
+from pipeline.streams.acoustic import Acoustic
 from rrnn.config import Config, ModelConfig, TrainConfig
 from rrnn.data import Preparation, open_store
 from rrnn.normalise import Moments, Normaliser, add_up
@@ -44,13 +47,15 @@ def test_scores_are_those_of_the_run_for_its_speakers_and_say_whose_statistics_t
     tmp_path: Path, ray_cluster: None
 ) -> None:
     write_clips(tmp_path / "clips", ["anna", "ben", "cleo", "dora"], labelled=True)
-    run("extract", tmp_path / "clips", "--out", tmp_path / "store", "--streams", "acoustic", "--shard-size", 3)
+    store = make_store(tmp_path / "clips", tmp_path / "store", shard_size=3)
+    for shard in store.shards():
+        extract_shard(store, Acoustic(), shard)
     config = Config(ModelConfig(hidden=4), TrainConfig(epochs=2, normalise="speaker", folds=4))
     train_by(1, config, open_store(str(tmp_path / "store")), tmp_path / "run")
     tested = pl.read_parquet(tmp_path / "run/predictions.parquet").filter(pl.col("split") == "test")
 
     new = write_clips(tmp_path / "new", ["anna", "ben", "cleo", "dora", "eve", ""], labelled=False)
-    run("score", tmp_path / "run", new, "--out", tmp_path / "scores", "--shard-size", 5)
+    run("score", tmp_path / "run", new, "--out", tmp_path / "scores", "--shard-size", 5, "--workers", 1)
     scores = {r["clip_id"]: r for r in pl.read_parquet(tmp_path / "scores/scores/*.parquet").to_dicts()}
     assert len(scores) == 24
     for row in tested.to_dicts():

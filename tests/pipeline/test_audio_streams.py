@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import shutil
 import socket
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,8 @@ from sources import extract
 
 from pipeline.clip import ClipError
 from pipeline.media import AUDIO_RATE
-from pipeline.streams._whisper import whisper_encoder, whisper_model
+from pipeline.streams import remake_stream
+from pipeline.streams._whisper import first_layers, whisper_encoder, whisper_model
 from pipeline.streams.acoustic import COLUMNS, HOP, Acoustic
 from pipeline.streams.base import Extractor
 from pipeline.streams.egemaps import Egemaps
@@ -359,6 +363,54 @@ def test_speech_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     extractor = Speech(window=1.0)
     extractor.load()
     assert len(extract(extractor, noise(0.1)).values) == 5
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of another Whisper: tiny.en without its last layer."""
+    packaged, folder = get_model_path(), tmp_path_factory.mktemp("whisper")
+    for file in packaged.iterdir():
+        if file.is_file():
+            data = file.read_bytes()
+            (folder / file.name).write_bytes(first_layers(data, 3) if file.name == "model.bin" else data)
+    return folder
+
+
+def test_other_weights_are_another_stream_wherever_they_lie(smaller: Path, speech: Speech, tmp_path: Path) -> None:
+    other = Speech(window=6.0, weights=str(smaller))
+    other.load()
+    assert np.array_equal(
+        extract(other, noise(1.0)).values, extract(speech, noise(1.0)).values
+    )  # its first layers are the same
+    about = other.describe()
+    assert about["weights_sha256"] == hashlib.sha256((smaller / "model.bin").read_bytes()).hexdigest()
+    assert "weights" not in about["config"]
+    assert "weights_sha256" not in speech.describe()
+
+    moved = tmp_path / "moved"
+    shutil.copytree(smaller, moved)
+    assert remake_stream(about, {"weights": str(moved)}).describe() == about
+    with pytest.raises(ValueError, match=r"'speech' was made with other weights: --set speech\.weights=FOLDER"):
+        remake_stream(about)
+    with pytest.raises(ValueError, match=r"layers: found \[2, 4\], expected some of 1 to 3, each once"):
+        Speech(layers=(2, 4), weights=str(smaller))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (None, "can't read .*model.bin: No such file"),
+        (b"", "model.bin ends early, or is no model file"),
+        (b"PK\x03\x04" + bytes(100), "found version 67324752 of CTranslate2's model file, expected 6"),
+        (struct.pack("<IH2sII", 6, 2, b"x\0", 3, 0), "holds no Whisper encoder"),
+        (struct.pack("<IH2sII", 6, 2, b"x\0", 3, 5), "model.bin ends early, or is no model file"),
+    ],
+)
+def test_what_is_no_whisper_model_is_told(data: bytes | None, why: str, tmp_path: Path) -> None:
+    if data is not None:
+        (tmp_path / "model.bin").write_bytes(data)
+    with pytest.raises(ValueError, match=f"weights.*{why}"):
+        Speech(weights=str(tmp_path))
 
 
 @pytest.mark.parametrize("window", [0.5, 31.0, 1.01, float("nan")])
