@@ -72,7 +72,10 @@ def _digest_of(folder: str, _size: int, _mtime_ns: int) -> str:
 def _size_of(folder: str, size: int, _mtime_ns: int) -> EncoderSize:
     with Path(folder, "model.bin").open("rb") as file:
         model = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""  # an empty file can't be mapped
-        shapes = {v.name: v.shape for v in _variables(model)}
+        try:
+            shapes = {v.name: v.shape for v in _variables(model)}
+        except ValueError as e:
+            raise ValueError(f"weights: {folder}: {e}") from e
     layers = {found[2] for name in shapes if (found := _LAYER.match(name)) and found[1] == "encoder"}
     if (conv := shapes.get("encoder/conv1/weight")) is None or not layers:
         raise ValueError(f"weights: {folder}/model.bin holds no Whisper encoder")
@@ -140,7 +143,7 @@ def _variables(model: bytes | mmap.mmap) -> Iterator[_Variable]:
     try:
         (version,) = struct.unpack_from("<I", model)
         if version != 6:
-            raise ValueError(f"weights of Whisper: found version {version} of CTranslate2's model file, expected 6")
+            raise ValueError(f"model.bin: found version {version} of CTranslate2's model file, expected 6")
         (length,) = struct.unpack_from("<H", model, 4)
         at = 4 + 2 + length + 4
         (count,) = struct.unpack_from("<I", model, at)
@@ -156,4 +159,4 @@ def _variables(model: bytes | mmap.mmap) -> Iterator[_Variable]:
             at += 4 + size
             yield _Variable(name, shape, begin, at)
     except (struct.error, IndexError, UnicodeDecodeError) as e:
-        raise ValueError(f"weights of Whisper: model.bin ends early, or is no model file of CTranslate2 ({e})") from e
+        raise ValueError(f"model.bin ends early, or is no model file of CTranslate2 ({e})") from e
