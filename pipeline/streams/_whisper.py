@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LICENCE = "MIT (Whisper tiny.en weights, faster-whisper)"
 
 
+_FILE = re.compile(r"model\.bin|config\.json|vocabulary\.(json|txt)")
+"""What CTranslate2 reads of a model's folder."""
 _LAYER = re.compile(r"(encoder|decoder)/layer_(\d+)/")
 
 
@@ -113,7 +115,7 @@ def whisper_encoder(layers: int, folder: str | None = None, gpu: bool = False) -
     import ctranslate2
 
     model = Path(folder) if folder else _packaged()
-    files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
+    files = {path.name: path.read_bytes() for path in model.iterdir() if _FILE.fullmatch(path.name)}
     files["model.bin"] = first_layers(files["model.bin"], layers)
     return ctranslate2.models.Whisper(str(model), intra_threads=1, inter_threads=1, files=files, **_settings(gpu))
 
