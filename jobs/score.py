@@ -61,7 +61,7 @@ class ScoreConfig:
     attention: bool = False
     corpus_options: dict[str, Any] = field(default_factory=dict)
     places: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of each stream that is imported, where its files are."""
+    """Of each stream that is imported, where its files are; of one with other weights, where these are."""
     own_statistics: bool = False
     shard_size: int = SHARD_SIZE
     workers: int | None = None
@@ -314,7 +314,8 @@ def main(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Option of the corpus, or where an imported stream's files are: openface.files=of/{stem}.csv."
+            "--set",
+            help="Option of the corpus, or where a stream's files or weights are: openface.files=of/{stem}.csv.",
         ),
     ] = None,
     own_statistics: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import mmap
 import re
 import struct
@@ -46,32 +45,16 @@ def _packaged() -> Path:
 
 def encoder_size(folder: str) -> EncoderSize:
     """Of the Whisper model in a folder. Raises ValueError where there is none that CTranslate2 could have written."""
-    return _size_of(folder, *_state(folder))
-
-
-def weights_digest(folder: str) -> str:
-    """SHA-256 of the model's weights. Raises ValueError where they can't be read."""
-    return _digest_of(folder, *_state(folder))
-
-
-def _state(folder: str) -> tuple[int, int]:
-    """Of the weights, bytes and time: the key of what is known of them, since a file can be replaced."""
     try:
         stat = Path(folder, "model.bin").stat()
     except OSError as e:
-        found = f"can't read {Path(folder, 'model.bin')}: {e.strerror}"
+        found = f"can't read {folder}/model.bin: {e.strerror}"
         raise ValueError(f"weights: {found}; expected the folder of a Whisper model in CTranslate2's format") from e
-    return stat.st_size, stat.st_mtime_ns
+    return _size_of(folder, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache
-def _digest_of(folder: str, _size: int, _mtime_ns: int) -> str:
-    with Path(folder, "model.bin").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@functools.cache
-def _size_of(folder: str, size: int, _mtime_ns: int) -> EncoderSize:
+def _size_of(folder: str, size: int, _mtime_ns: int) -> EncoderSize:  # a file can be replaced
     with Path(folder, "model.bin").open("rb") as file:
         model = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""  # an empty file can't be mapped
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -108,6 +110,18 @@ class Extractor:
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: str) -> str:
+    """Of a file that an option names, computed once a process for what it holds. Raises OSError where it can't be read."""
+    state = os.stat(path)
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: str, _size: int, _mtime_ns: int) -> str:  # size and time are the cache's key: a file can be replaced
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 SPEEDS = 0.5, 2.0

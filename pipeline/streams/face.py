@@ -8,7 +8,6 @@ MediaPipe's and not equal to them, which is why this stream has a name and a ver
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import io
@@ -24,7 +23,7 @@ import numpy.typing as npt
 
 from pipeline.clip import Clip, Modality
 from pipeline.media import FRAME_HEIGHT, Media
-from pipeline.streams.base import Extractor, Features
+from pipeline.streams.base import Extractor, Features, file_sha256
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -351,10 +350,5 @@ class Face(Extractor):
         return Features(values, np.array(times, np.float64))
 
     def describe(self) -> dict[str, Any]:
-        digest = BUNDLE_SHA256 if self.bundle is None else _sha256(self.bundle)
+        digest = BUNDLE_SHA256 if self.bundle is None else file_sha256(self.bundle)
         return {**super().describe(), "bundle_sha256": digest}
-
-
-@functools.cache
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.clip import Clip
 from pipeline.media import AUDIO_RATE, Media
-from pipeline.streams._whisper import LICENCE, TINY, EncoderSize, encoder_size, weights_digest, whisper_encoder
-from pipeline.streams.base import AudioExtractor, Features
+from pipeline.streams._whisper import LICENCE, TINY, EncoderSize, encoder_size, whisper_encoder
+from pipeline.streams.base import AudioExtractor, Features, file_sha256
 
 HOP = 320  # samples, 20 ms: two frames of the log-mel spectrogram
 WHISPER_WINDOW = 30.0  # seconds; what Whisper was trained on, and has position embeddings for
@@ -79,7 +79,8 @@ class Speech(AudioExtractor):
     def describe(self) -> dict[str, Any]:
         if self.weights is None:
             return super().describe()
-        return super().describe() | {"weights_sha256": weights_digest(self.weights), "licence": "of the weights given"}
+        sha256 = file_sha256(f"{self.weights}/model.bin")
+        return super().describe() | {"weights_sha256": sha256, "licence": "of the weights given"}
 
     def load(self) -> None:
         from faster_whisper.feature_extractor import FeatureExtractor

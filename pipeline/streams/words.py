@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import os
 import re
@@ -23,7 +22,7 @@ from pipeline.clip import Absent, Clip, ClipError, Modality, Word
 from pipeline.media import AUDIO_RATE, Media
 from pipeline.streams._whisper import LICENCE as WHISPER_LICENCE
 from pipeline.streams._whisper import whisper_model
-from pipeline.streams.base import Extractor, Features
+from pipeline.streams.base import Extractor, Features, file_sha256
 from pipeline.transcripts import spread
 
 Vector = npt.NDArray[np.float32]
@@ -292,14 +291,8 @@ def _glove_file_dim(path: str) -> int:
 def _identity(path: str) -> dict[str, Any]:
     """What tells one GloVe file from another: its name, size and SHA-256."""
     with _open_glove(path) as file:
-        stat = os.fstat(file.fileno())
-    return {"name": Path(path).name, "bytes": stat.st_size, "sha256": _sha256(path, stat.st_size, stat.st_mtime_ns)}
-
-
-@functools.cache
-def _sha256(path: str, _size: int, _mtime_ns: int) -> str:  # size and time are the cache's key: a file can be replaced
-    with _open_glove(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size
+    return {"name": Path(path).name, "bytes": size, "sha256": file_sha256(path)}
 
 
 def _open_glove(path: str) -> BufferedReader:

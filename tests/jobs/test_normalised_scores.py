@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_run_for_its_speakers_and_say_whose_statistics_t
     tested = pl.read_parquet(tmp_path / "run/predictions.parquet").filter(pl.col("split") == "test")
 
     new = write_clips(tmp_path / "new", ["anna", "ben", "cleo", "dora", "eve", ""], labelled=False)
-    run("score", tmp_path / "run", new, "--out", tmp_path / "scores", "--shard-size", 5, "--workers", 1)
+    run("score", tmp_path / "run", new, "--out", tmp_path / "scores", "--shard-size", 5)
     scores = {r["clip_id"]: r for r in pl.read_parquet(tmp_path / "scores/scores/*.parquet").to_dicts()}
     assert len(scores) == 24
     for row in tested.to_dicts():

@@ -379,9 +379,8 @@ def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_weights_are_another_stream_wherever_they_lie(smaller: Path, speech: Speech, tmp_path: Path) -> None:
     other = Speech(window=6.0, weights=str(smaller))
     other.load()
-    assert np.array_equal(
-        extract(other, noise(1.0)).values, extract(speech, noise(1.0)).values
-    )  # its first layers are the same
+    sound = noise(1.0)
+    assert np.array_equal(extract(other, sound).values, extract(speech, sound).values)  # its first layers are the same
     about = other.describe()
     assert about["weights_sha256"] == hashlib.sha256((smaller / "model.bin").read_bytes()).hexdigest()
     assert "weights" not in about["config"]
