@@ -17,24 +17,23 @@ from rich.table import Table
 
 from jobs._cli import absolute, app, console, progress, user_errors
 from jobs._machines import machines_missed
+from jobs._statistics import STATISTICS, prepare_statistics
 from jobs.extract import listing, options_of
 from pipeline.clip import Clip
 from pipeline.corpora import CORPORA
-from pipeline.extract import CLIP_SECONDS, pending
+from pipeline.extract import CLIP_SECONDS
 from pipeline.files import check_buckets
 from pipeline.isolated import IsolatedExtractors
-from pipeline.on_ray import counted, extract_on_ray, gpu_share, map_units, placed, ray_started
+from pipeline.on_ray import counted, gpu_share, map_units, placed, ray_started
 from pipeline.parquet import open_parquet, parquet_bytes
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store
 from pipeline.streams import remake_stream
 from pipeline.streams.base import Extractor
 from pipeline.streams.imported import Importer
 from rrnn.data import Sequences, Times
-from rrnn.normalise import POOLED, Moments, add_up, group_of, moments_of, moments_table
+from rrnn.normalise import POOLED, add_up, group_of, moments_of
 from rrnn.predict import explain, predict
 from rrnn.run import ModelCard, load_model, load_preparation
-
-STATISTICS = "statistics.parquet"
 
 ATTENTION = pa.list_(
     pa.struct(
@@ -184,46 +183,6 @@ class ScoreWorker:
         return row
 
 
-class StatisticsWorker:
-    """One actor; a shard whose features are there in, a file of its speakers' (or its corpus's) moments out."""
-
-    def __init__(self, config: ScoreConfig, by: str, streams: Sequence[str]) -> None:
-        self.config, self.by, self.streams = config, by, streams
-        self.store = Store(config.out)
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        clips = self.store.clips(unit["shard"])
-        found = add_up(
-            (group_of(self.by, self.config.corpus, clip.speaker), stream, Moments.of(row.features.values))
-            for stream in self.streams
-            for clip, row in zip(clips, self.store.rows(stream, unit["shard"]), strict=True)
-            if row.features is not None
-        )
-        data = parquet_bytes(moments_table(found), compression="zstd")
-        self.store.folder.at("statistics").write(f"{unit['shard']}.parquet", data)
-        return unit
-
-
-def prepare_statistics(config: ScoreConfig, store: Store, by: str, extractors: Sequence[Extractor]) -> None:
-    """Extract what is missing, and write the statistics of all the clips' speakers (or corpus): no clip can be scored before
-    its speaker's others were seen. A shard that has its statistics is not read again."""
-    for extractor in extractors:
-        store.begin_stream(extractor)
-    todo, done = pending(store, extractors)
-    with progress(done + len(todo), "shards extracted", done) as advance:
-        for report in extract_on_ray(store, extractors, todo, workers=config.workers, clip_seconds=config.clip_seconds):
-            advance(1, f"({report.stream} {report.shard})")
-    folder = store.folder.at("statistics")
-    there = set(folder.names(".parquet"))
-    units = [{"shard": s} for s in store.shards() if f"{s}.parquet" not in there]
-    args = {"config": config, "by": by, "streams": [e.name for e in extractors]}
-    for _ in map_units(StatisticsWorker, args, units, workers=config.workers):
-        pass
-    tables = (open_parquet(folder, name).read() for name in folder.names(".parquet"))
-    total = add_up(moments for table in tables for moments in moments_of(table))
-    store.folder.write(STATISTICS, parquet_bytes(moments_table(total), compression="zstd"))
-
-
 def score(config: ScoreConfig) -> Store:
     """Score the clips that are not scored yet."""
     config = replace(config, run=absolute(config.run), clips=absolute(config.clips), out=absolute(config.out))
@@ -262,7 +221,7 @@ def score(config: ScoreConfig) -> Store:
             stack.enter_context(machines_missed(1, {"CPU": 1.0, "GPU": max(e.gpus for e in extractors)}))
             gpus = 0.0
             if card.normalise != "none":
-                prepare_statistics(config, store, card.normalise, extractors)
+                prepare_statistics(store, config.corpus, card.normalise, extractors, config.workers, config.clip_seconds)
             else:
                 gpus = max(e.gpus for e in extractors)
             advance = stack.enter_context(progress(len(shards), "shards", len(shards) - len(todo)))

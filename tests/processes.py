@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 WORKERS = ("_ExtractWorker", "RayTrainWorker", "TrainController")
@@ -38,6 +39,29 @@ def living(mark: str, title: str = "") -> list[int]:
             if marked and named:
                 found.append(int(entry.name))
     return found
+
+
+@contextlib.contextmanager
+def one_killed(mark: str, title: str, when: Callable[[], object] = lambda: True) -> Iterator[None]:
+    """kill -9 of the first process with the mark and the title that begins within the context, once `when` holds."""
+    killed, over = list[int](), threading.Event()
+    there = set(living(mark, title))
+
+    def kill() -> None:
+        while not killed and not over.is_set():
+            for pid in sorted(set(living(mark, title)) - there)[:1] if when() else ():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+    assert killed
 
 
 class Job:

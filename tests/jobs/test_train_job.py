@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from processes import Job
+from processes import Job, one_killed
 from ray.train.torch import TorchTrainer
 from stores import make_store
 from trained import train_by
@@ -40,7 +38,7 @@ def as_before_there_was_a_choice(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path) -> None:
+def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path, ray_cluster: str) -> None:
     index = make_store(tmp_path / "store")
     store, run = index.url, tmp_path / "killed"
     train_by(2, CONFIG, index, tmp_path / "whole")
@@ -56,20 +54,18 @@ def test_killed_driver_and_killed_worker_change_nothing(tmp_path: Path) -> None:
     reached = epochs()
     assert reached < 11
 
-    second = Job(command, tmp_path / "log")
-    second.until(lambda: epochs() > reached)
-    os.kill(second.pids("RayTrainWorker")[-1], signal.SIGKILL)
-    second.finish()
+    again = TrainJob(store, str(run), CONFIG, checkpoint_seconds=0)
+    with one_killed(ray_cluster, "RayTrainWorker", lambda: epochs() > reached):
+        summary = run_training(again)
 
     assert (run / "model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
-    summary, whole = (json.loads((d / "summary.json").read_text()) for d in (run, tmp_path / "whole"))
+    whole = json.loads((tmp_path / "whole/summary.json").read_text())
     assert {k: summary[k] for k in ("test", "valid", "best_epoch", "epochs", "model_id")} == {
         k: whole[k] for k in ("test", "valid", "best_epoch", "epochs", "model_id")
     }
     lines = [(d / "metrics.jsonl").read_text().splitlines() for d in (run, tmp_path / "whole")]
     assert [json.loads(x)["train_loss"] for x in lines[0]] == [json.loads(x)["train_loss"] for x in lines[1]]
 
-    again = TrainJob(store, str(run), CONFIG, checkpoint_seconds=0)
     assert run_training(again) == summary  # it is there: nothing is done
     as_before_there_was_a_choice(run / "config.json")
     assert run_training(again) == summary

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Job, living
+from processes import Job, one_killed
 from ray.tune import FailureConfig
 from stores import make_store, read_clips
 from trained import sweep_by_one
@@ -55,32 +51,15 @@ def models(folder: Path) -> list[bytes]:
 @contextlib.contextmanager
 def a_lost_process_that_ray_tune_gives_up(ray_cluster: str) -> Iterator[None]:
     """The next process that begins with a trial is killed, and Ray Tune takes the trial for failed at once."""
-    killed, over = list[int](), threading.Event()
-    there = living(ray_cluster, TRIAL)
-
-    def kill_one() -> None:
-        while not killed and not over.is_set():
-            for pid in sorted(set(living(ray_cluster, TRIAL)) - set(there))[:1]:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill_one)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, one_killed(ray_cluster, TRIAL):
         patch.setattr("jobs.tune.tune.FailureConfig", lambda max_failures: FailureConfig(max_failures=0))
-        killer.start()
-        try:
-            yield
-        finally:
-            over.set()
-            killer.join()
-    assert killed
+        yield
 
 
 def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: str) -> None:
     store = make_store(tmp_path / "store")
     settings, out = settings_of(store.url), tmp_path / "sweep"
-    two = run_sweep(settings, TuneJob(str(out), 2))
+    two = run_sweep(settings, TuneJob(str(out), 2, at_a_time=1))
     first, before = sweep_json(out), models(out)
     tested = [t.number for t in two if t.summary is not None and t.summary["test"] is not None]
     assert [o["trial"] for o in first["openings"]] == tested == [int(first["winner"])]
@@ -100,7 +79,7 @@ def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: str)
     assert losses[0] == losses[1]
 
     with a_lost_process_that_ray_tune_gives_up(ray_cluster):
-        four = run_sweep(settings, TuneJob(str(out), 4))
+        four = run_sweep(settings, TuneJob(str(out), 4, at_a_time=1))
     assert [t.choices for t in four[:2]] == [t.choices for t in two]
     assert models(out)[:2] == before
     assert [t.state for t in four] == ["done"] * 4
@@ -120,7 +99,8 @@ def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> Non
     store = make_store(tmp_path / "store").url
     few = Space("few", "", SPACE.base, {"model.hidden": one_of(3, 4)})
     few = replace(few, base=replace(few.base, modalities=("audio",)))
-    trials = run_sweep(settings_of(store, few, search="optuna", metric="uar"), TuneJob(str(tmp_path / "a"), 5, test=False))
+    job = TuneJob(str(tmp_path / "a"), 5, at_a_time=1, test=False)
+    trials = run_sweep(settings_of(store, few, search="optuna", metric="uar"), job)
     config = json.loads((tmp_path / "a/trials/0000/config.json").read_text())
     assert [stream["name"] for stream in config["streams"]] == ["a"]
     assert {(t.choices or {}).get("model.hidden") for t in trials if t.over} == {3, 4}
@@ -129,20 +109,20 @@ def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> Non
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path, ray_cluster: str) -> None:
     index = make_store(tmp_path / "store")
     store, space = index.url, SPACE.fixed({"train": {"epochs": 40}})
     (tmp_path / "small.json").write_text(json.dumps({k: v for k, v in space.to_dict().items() if k != "name"}))
     out = tmp_path / "killed"
     arguments = [store, "--space", str(tmp_path / "small.json"), "--out", str(out), "--trials", "4", "--no-asha"]
-    command = ["jobs.tune", *arguments, "--checkpoint-seconds", "0"]
-    killed = Job(command, tmp_path / "log")
+    arguments += ["--checkpoint-seconds", "0"]
+    killed = Job(["jobs.tune", *arguments], tmp_path / "log")
     killed.until(lambda: len(list(out.glob("trials/*/summary.json"))) >= 2 and any(out.glob("trials/*/checkpoint.zip")))
     killed.kill()
     over = {p.parent: p.stat().st_mtime_ns for p in out.glob("trials/*/summary.json")}
     assert 2 <= len(over) < 4
     assert sweep_json(out)["openings"] == []
-    said = Job(command, tmp_path / "log").finish()
+    said = CliRunner().invoke(cli, arguments, catch_exceptions=False).output
 
     sweep_by_one(Sweep(str(out)).settings(), 4, index, tmp_path / "whole")
     assert f"{len(over)} are over, {4 - len(over)} to train" in said
@@ -177,7 +157,7 @@ def test_the_sweep_finds_what_a_made_task_needs(tmp_path: Path, ray_cluster: Non
         {"model": {"memory": "zero", "gate": "none", "tied": False}, "train": {"epochs": 6, "batch_size": 32}}
     )
     settings = settings_of(str(tmp_path / "store"), space, metric="accuracy")
-    trials = run_sweep(settings, TuneJob(str(tmp_path / "sweep"), 9))
+    trials = run_sweep(settings, TuneJob(str(tmp_path / "sweep"), 9, at_a_time=1))
     found = {(t.choices or {}).get("model.hops", 0): settings.figure(t.history) for t in trials if t.over}
     assert found.keys() == {0, 1, 2, 3}  # late fusion has none; the space has no more than these
     best = winner(settings, trials)

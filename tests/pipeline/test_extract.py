@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from processes import Job
+from processes import Job, one_killed
 from scipy.io import wavfile
+from typer.testing import CliRunner
 
+from jobs.extract import cli
 from pipeline.clip import Clip, ClipError, Modality
 from pipeline.extract import Work, extract_rows, extract_shard, pending
 from pipeline.media import Media
@@ -149,24 +150,23 @@ def test_a_bug_in_a_worker_stops_the_job_and_says_what_it_was(source: Path, tmp_
 
 
 @pytest.mark.slow
-def test_killed_driver_and_killed_worker_lose_nothing(tmp_path: Path) -> None:
+def test_killed_driver_and_killed_worker_lose_nothing(tmp_path: Path, ray_cluster: str) -> None:
     source = tmp_path / "clips"
     source.mkdir()
     for i in range(24):
-        tone(source / f"{i:02d}.wav", 100 + 5 * i, seconds=20)
+        tone(source / f"{i:02d}.wav", 100 + 5 * i, seconds=8)
     done = tmp_path / "killed/features/acoustic"
-    command = ["jobs.extract", str(source), "--out", str(tmp_path / "killed"), "--streams", "acoustic", "--shard-size", "2"]
+    arguments = [str(source), "--out", str(tmp_path / "killed"), "--streams", "acoustic", "--shard-size", "2"]
 
-    first = Job(command, tmp_path / "log")
+    first = Job(["jobs.extract", *arguments], tmp_path / "log")
     first.until(lambda: len(list(done.glob("*.parquet"))) >= 3)
     first.kill()
     kept = {p.name: p.stat().st_mtime_ns for p in done.glob("0*.parquet")}
     assert 3 <= len(kept) < 12
 
-    second = Job(command, tmp_path / "log")
-    second.until(lambda: len(list(done.glob("*.parquet"))) > len(kept))
-    os.kill(second.pids("_ExtractWorker")[0], signal.SIGKILL)
-    assert f"{len(kept)} done, {12 - len(kept)} to do" in second.finish()
+    with one_killed(ray_cluster, "_ExtractWorker", lambda: len(list(done.glob("*.parquet"))) > len(kept)):
+        said = CliRunner().invoke(cli, arguments, catch_exceptions=False).output
+    assert f"{len(kept)} done, {12 - len(kept)} to do" in said
     assert {name: (done / name).stat().st_mtime_ns for name in kept} == kept  # nothing was done twice
 
     store = make_store(source, tmp_path / "whole", shard_size=2)

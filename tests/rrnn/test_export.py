@@ -59,7 +59,10 @@ def test_what_is_not_in_the_file_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("link", "options"),
-    [("softmax", {}), ("clip", {"architecture": "early", "align": "concatenative", "heads": 2, "gate": "per_modality"})],
+    [
+        ("softmax", {"hops": 2}),
+        ("clip", {"architecture": "early", "align": "concatenative", "heads": 2, "gate": "per_modality", "hops": 1}),
+    ],
 )
 def test_onnx_gives_the_models_values_for_any_clips_and_lengths(link: str, options: dict[str, Any], tmp_path: Path) -> None:
     model, card = trained(link, **options)
@@ -79,7 +82,7 @@ def test_onnx_gives_the_models_values_for_any_clips_and_lengths(link: str, optio
     assert [d.dim_param for d in file.graph.input[0].type.tensor_type.shape.dim[:2]] == ["clips", "frames_0"]
 
 
-@pytest.mark.parametrize(("link", "options"), [("softmax", {}), ("identity", {"architecture": "late"})])
+@pytest.mark.parametrize(("link", "options"), [("softmax", {"hops": 2}), ("identity", {"architecture": "late"})])
 def test_an_exported_program_gives_the_models_values_for_any_clips_and_lengths(
     link: str, options: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def train_by(processes: int, config: Config, store: StoreIndex, folder: Path) ->
     if processes == 1:
         _train(Workers(), config, store, folder)
     else:
-        mp.spawn(_one_of, (processes, config, store, folder), nprocs=processes)
+        # Their torch is imported once, by a process without threads that all are forked from.
+        multiprocessing.set_forkserver_preload(["rrnn.train", "torch._dynamo"])
+        mp.start_processes(_one_of, (processes, config, store, folder), nprocs=processes, start_method="forkserver")
 
 
 def _train(workers: Workers, config: Config, store: StoreIndex, folder: Path) -> None:
