@@ -63,10 +63,12 @@ def strangers(corpus: Corpus, source: str, clips: Sequence[Clip], told: Sequence
     if not is_remote(source) and not os.path.isdir(source.removeprefix("file://")):
         return  # a manifest, or one recording
     known = {clip.uri for clip in clips} | {problem.where for problem in told}
+    unnamed: list[Problem] = []
     with contextlib.suppress(FileNotFoundError):  # a URL of a manifest is no folder either
-        for relative, address in media_files(source):
+        for relative, address in media_files(source, unnamed.append):
             if not known & {relative, address} and not corpus.owns(relative.rpartition("/")[2]):
                 yield Problem("unexpected", relative, "a media file that is no clip of this corpus")
+    yield from (problem for problem in unnamed if problem.where not in known)
 
 
 def _look_at(file: str, clips: Sequence[Clip], decode: bool) -> list[Problem]:

@@ -157,7 +157,7 @@ class CremaD(Corpus):
         """Of each clip id, the one recording that is used, as (path relative to the source, address)."""
         best: dict[str, tuple[int, str, str]] = {}
         known = left_out = 0
-        for relative, address in media_files(source):
+        for relative, address in media_files(source, report):
             stem = os.path.splitext(relative.rpartition("/")[2])[0]
             if NAME.fullmatch(stem) is None:
                 what = f"no CREMA-D name: expected actor_sentence_emotion_level such as 1001_DFA_ANG_XX, found {stem!r}"

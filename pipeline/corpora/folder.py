@@ -162,7 +162,7 @@ def _rows(source: str, report: Report, beside: _Beside) -> Iterator[Row]:
     files = all_files(source)
     beside.add(address for _, address in files)
     clip = None
-    for relative, address in only_media(files):
+    for relative, address in only_media(files, report):
         clip = Clip(clip_id=relative, uri=address)
         yield Row(clip)
     if clip is None:

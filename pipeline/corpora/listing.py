@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import fsspec
 
+from pipeline.corpora.base import Problem, Report
 from pipeline.files import is_remote
 
 MEDIA_SUFFIXES = frozenset(
@@ -19,13 +20,13 @@ def suffix_of(address: str) -> str:
     return os.path.splitext(address)[1].lower()
 
 
-def media_files(source: str) -> Iterator[tuple[str, str]]:
+def media_files(source: str, report: Report) -> Iterator[tuple[str, str]]:
     """Every media file below the source, as (path relative to the source, address), ordered by relative path.
 
-    Hidden files and folders are left out. Raises FileNotFoundError where the source is not a folder that can be listed,
-    ValueError for a name that is not UTF-8.
+    Hidden files and folders are left out; a name that is not UTF-8 is reported, for no table could hold it. Raises
+    FileNotFoundError where the source is not a folder that can be listed.
     """
-    return only_media(all_files(source))
+    return only_media(all_files(source), report)
 
 
 def all_files(source: str) -> list[tuple[str, str]]:
@@ -44,15 +45,16 @@ def all_files(source: str) -> list[tuple[str, str]]:
     return sorted(pair for pair in pairs if not any(part.startswith(".") for part in pair[0].split("/")))
 
 
-def only_media(files: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def only_media(files: Iterable[tuple[str, str]], report: Report) -> Iterator[tuple[str, str]]:
     """Of all_files(), those that are recordings by their suffix."""
     for relative, address in files:
         if suffix_of(relative) in MEDIA_SUFFIXES:
             try:
-                relative.encode()
+                address.encode()
             except UnicodeEncodeError:
-                name = relative.encode(errors="surrogateescape")
-                raise ValueError(f"{name!r}: the file's name is not UTF-8; rename it") from None
+                name = os.fsencode(relative).decode(errors="backslashreplace")
+                report(Problem("broken", name, "the file's name is not UTF-8, and it is no clip: rename it"))
+                continue
             yield relative, address
 
 

@@ -64,7 +64,7 @@ class Ravdess(Corpus):
         best: dict[str, tuple[int, str, str]] = {}
         left_out: Counter[str] = Counter()
         known = 0
-        for relative, address in media_files(source):
+        for relative, address in media_files(source, report):
             stem = relative.rpartition("/")[2].rpartition(".")[0]
             if NAME.fullmatch(stem) is None:
                 what = f"no RAVDESS name: expected seven two-digit fields such as 03-01-06-01-02-01-12, found {stem!r}"

@@ -87,7 +87,20 @@ def whisper_model(gpu: bool = False) -> WhisperModel:
     # Imported here because it takes a second, and a stream that is only described needs none of it.
     from faster_whisper import WhisperModel
 
-    return WhisperModel(str(_packaged()), cpu_threads=1, num_workers=1, local_files_only=True, **_settings(gpu))
+    class Recogniser(WhisperModel):  # type: ignore[misc]
+        def find_alignment(
+            self, tokenizer: Any, text_tokens: list[Any], encoder_output: Any, num_frames: int, *more: Any, **named: Any
+        ) -> list[list[dict[str, Any]]]:
+            """The words of a piece and their times; none of a piece, or of what is left at a recording's end, that is shorter
+            than one state of the encoder (two frames, 20 ms): the package fails on what it made up for it."""
+            if num_frames < 2:
+                return [[] for _ in text_tokens]
+            words: list[list[dict[str, Any]]] = super().find_alignment(
+                tokenizer, text_tokens, encoder_output, num_frames, *more, **named
+            )
+            return words
+
+    return Recogniser(str(_packaged()), cpu_threads=1, num_workers=1, local_files_only=True, **_settings(gpu))
 
 
 @functools.cache

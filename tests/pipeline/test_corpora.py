@@ -14,6 +14,7 @@ import pipeline.corpora.folder
 from pipeline.clip import Clip, Word
 from pipeline.corpora import open_corpus
 from pipeline.corpora.base import Problem
+from pipeline.corpora.checking import strangers
 from pipeline.corpora.folder import FolderCorpus
 from pipeline.corpora.listing import files_in
 
@@ -35,6 +36,19 @@ def test_folder_without_manifest_lists_media_in_order_through_links(tmp_path: Pa
     assert [c.clip_id for c in found] == ["a/x.MP4", "b.wav", "linked/z.flv"]
     assert found[1].uri == str(clips / "b.wav")
     assert all(c.emotion is None and c.speaker is None for c in found)
+
+
+def test_a_name_that_no_table_could_hold_is_reported_and_reading_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    with open(os.fsencode(tmp_path) + b"/b\xff.wav", "wb"):
+        pass
+    told: list[Problem] = []
+    assert [c.clip_id for c in FolderCorpus().clips(str(tmp_path), told.append)] == ["a.wav"]
+    assert [(p.kind, p.where) for p in told] == [("broken", r"b\xff.wav")]
+    assert list(strangers(FolderCorpus(), str(tmp_path), [], told)) == [
+        Problem("unexpected", "a.wav", "a media file that is no clip of this corpus")
+    ]
+    assert list(strangers(FolderCorpus(), str(tmp_path), [], []))[1:] == told
 
 
 def test_one_file_is_a_source(tmp_path: Path) -> None:

@@ -217,6 +217,15 @@ def test_near_silence_holds_no_words(tmp_path: Path) -> None:
         extract(extractor, Clip("a", write_wav(tmp_path / "a.wav", noise)))
 
 
+def test_a_crackle_of_ten_milliseconds_holds_no_words(tmp_path: Path) -> None:
+    extractor = Words()
+    extractor.load()
+    for seed in (1, 2):  # in both of which Whisper hears something
+        noise = np.random.default_rng(seed).normal(size=AUDIO_RATE // 100) * 0.5
+        with pytest.raises(Absent, match="no words were recognised"):
+            extract(extractor, Clip("a", write_wav(tmp_path / "a.wav", noise)))
+
+
 def test_without_audio_there_is_nothing_to_recognise(tmp_path: Path) -> None:
     clip = Clip("a", silent_film(tmp_path))
     extractor = Words()
