@@ -149,8 +149,8 @@ def _few(*modalities: Modality, **model: Any) -> Config:
 @_named
 def few() -> Config:
     """For some hundred clips: all streams of the store, a linear path beside the LSTMs, deviations beside averages,
-    mixup, frames of 0.16 s, averaged weights, and a second training on the validation clips too. Two minutes a fold of RAVDESS on
-    one core. Add train.normalise=speaker where scoring will have several clips of each speaker."""
+    mixup, frames of 0.16 s, averaged weights, and a second training on the validation clips too. Two minutes a fold of RAVDESS
+    on one core. Add train.normalise=speaker where scoring will have several clips of each speaker."""
     return _few()
 
 

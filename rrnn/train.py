@@ -304,7 +304,6 @@ class _Trainer:
         self.judged = model if averaged is None else cast(Model, averaged.module)
         self.config, self.clips, self.objective, self.split = config.train, clips, objective, split
         self.model, self.optimiser, self.workers = model, optimiser, workers
-        self.parameters = list(model.parameters())  # which a model finds by a walk through all its parts
         self.parallel: nn.Module = nn.parallel.DistributedDataParallel(model) if workers.count > 1 else model
         self.cost = _cost(model, clips)
 
@@ -335,7 +334,7 @@ class _Trainer:
             self.optimiser.zero_grad(set_to_none=True)
             # the workers' gradients are averaged: this makes them the batch's mean
             torch.autograd.backward(loss * (count / len(batch)))
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_gradient)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_gradient)
             self.optimiser.step()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
