@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.files import StorageError
+from pipeline.files import DISK_ERRORS, StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,8 +34,8 @@ def app(command: Callable[..., Any]) -> typer.Typer:
 
 
 def user_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Errors that a user can mend end the job with one line and exit code 2, a bucket that can't be used with one line and 3,
-    wherever in Ray it was noticed; a bug keeps its traceback."""
+    """Errors that a user can mend end the job with one line and exit code 2, a bucket or a disk that can't be used with one
+    line and 3, wherever in Ray it was noticed; a bug keeps its traceback."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -58,7 +58,10 @@ def _complain(text: str) -> None:
 
 
 def storage_error_in(error: BaseException) -> str | None:
-    """What a StorageError says that is the error, or that a worker of Ray raised: then it is a line of the error's text."""
+    """What a StorageError says that is the error, or that a worker of Ray raised: then it is a line of the error's text. A disk
+    that is full or read-only is one too, whoever wrote."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return f"{error.filename or 'the disk'}: {error.strerror}"
     found = re.search(rf"^(?:\S*\.)?{StorageError.__name__}: (.+)$", str(error), re.MULTILINE)
     if found is not None:
         return found[1]

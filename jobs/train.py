@@ -34,6 +34,7 @@ from rrnn.data import ClipSet, StoreIndex, open_store
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.results import CLOSED
 from rrnn.run import RunFolder
+from rrnn.splits import SIDES
 from rrnn.train import CHECKPOINT_SECONDS, Workers, divide, keep_freed_memory, train
 
 RETRIES = 3
@@ -203,6 +204,11 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         clips = ClipSet(ray.get(blocks), list(store.streams), store.alternatives)
         _, split = divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
         console.print(f"  {split.how}", style="yellow" if "WARNING" in split.how else None)
+        on = [len(split.side(side)) for side in SIDES]
+        console.print(
+            f"  {len(clips)} clips: {on[0]} train, {on[1]} decide when to stop, {on[2]} are tested; "
+            f"{len(clips) - sum(on)} have no label, no stream or no fold"
+        )
         if run.exists("config.json") and run.read_json("config.json")["data_digest"] != clips.digest():
             raise ValueError(f"{job.out} was begun on other data than {job.store} holds now: choose another --out")
         del clips

@@ -439,7 +439,7 @@ def main(
         return
     if page:
         check_buckets(page)
-        console.print(f"page: {write_page(page)}")
+        console.print(f"page: {page}/sweep.html" if dry_run else f"page: {write_page(page)}")
         return
     if not store or not space or not out:
         raise ValueError("expected STORE, --space NAME and --out FOLDER; see --help")

@@ -6,6 +6,7 @@ How a bucket is spoken to, and what is tried again, says pipeline.s3, which is r
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -32,9 +33,13 @@ for _scheme in S3_SCHEMES:
     fsspec.register_implementation(_scheme, "pipeline.s3.S3", clobber=True)
 
 
+DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
 class StorageError(Exception):
-    """A bucket can't be used, whatever is asked of it: it was not reached, was too busy for too long, or refused who asks. Its
-    text is one line that names the address. Nothing is wrong with any clip, and what was written is there."""
+    """A bucket can't be used, whatever is asked of it: it was not reached, was too busy for too long, or refused who asks; or a
+    disk is full or read-only. Its text is one line that names the address. Nothing is wrong with any clip, and what was written
+    is there."""
 
 
 def is_remote(url: str) -> bool:
@@ -168,22 +173,25 @@ class Folder:
         return bytes(fs.cat_file(f"{path}/{name}"))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all: rename on a file system, one object on a store. Replaces what was there."""
+        """Write a file whole or not at all: rename on a file system, one object on a store. Replaces what was there. Raises
+        StorageError where the disk is full or can't be written to."""
         fs, path = self._resolve()
         if not self.local:
             fs.pipe_file(f"{path}/{name}", data)
             return
-        os.makedirs(path, exist_ok=True)
         temporary = f"{path}/.{name}.tmp-{uuid.uuid4().hex}"
         try:
+            os.makedirs(path, exist_ok=True)
             with open(temporary, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, f"{path}/{name}")
-        except BaseException:
+        except BaseException as e:
             if os.path.exists(temporary):
                 os.unlink(temporary)
+            if isinstance(e, OSError) and e.errno in DISK_ERRORS:
+                raise StorageError(f"{path}/{name}: {e.strerror}") from e
             raise
 
     def sweep(self) -> int:

@@ -90,6 +90,7 @@ class Manifest:
 
     def add(self, clips: Iterable[Clip], same_speakers: bool = False) -> tuple[int, int]:
         """See Store.add_clips()."""
+        before = self.folder.names(".parquet")
         known = self._known()
         seen, new, source = array("Q"), 0, iter(clips)
         with tempfile.TemporaryDirectory(prefix="rrnn-manifest-") as scratch:
@@ -111,6 +112,10 @@ class Manifest:
                         moved[int(known.part[at])].add(row)
             self._check_once(seen, fresh)
             names = self.folder.names(".parquet")
+            if names != before:
+                raise ValueError(
+                    f"another job added clips to {self._store} while this one listed the source: give the same command again"
+                )
             brought = {names[part]: spool for part, spool in moved.items()}
             if same_speakers:
                 self._check_speakers(brought)

@@ -75,6 +75,7 @@ RAW: dict[str, dict[str, str]] = {  # how ffmpeg hands over a track, and what it
 }
 TIMESTAMP_JITTER = 0.1  # seconds by which audio may stray from its timestamps before it is put right
 TIMESTAMP_LEAP = 300  # seconds; one damaged timestamp must not turn a clip into hours of silence
+PAST_THE_END = 0.5  # seconds of a clip after the end of its recording that are passed over: manifests round
 SAMPLE_BYTES = 4
 FETCH_SECONDS = 900.0
 """The most that fetching a recording from a bucket may take: longer than an outage that is waited for (pipeline.s3)."""
@@ -146,9 +147,14 @@ class Media:
                 filled += max(gap, 0) if data else 0
                 data += bytes(max(gap, 0))
                 data += block[max(-gap, 0) :]
+            missing = 0.0
             if self.end is not None:  # ffmpeg ends with the block that holds the end
-                del data[round((self.end - (self.start or 0.0)) * rate) * SAMPLE_BYTES :]
+                asked = round((self.end - (self.start or 0.0)) * rate) * SAMPLE_BYTES
+                missing = (asked - len(data)) / SAMPLE_BYTES / rate
+                del data[asked:]
             run.finish(delivered=len(data) > 0)
+        if missing > PAST_THE_END:
+            self._note(f"the audio ends {missing:.1f} s before the clip does")
         if filled:
             self._note(f"gaps in the audio, {filled / SAMPLE_BYTES / rate:.1f} s in all, were filled with silence")
         samples = np.frombuffer(data, dtype="<f4")

@@ -7,6 +7,7 @@ stay in Arrow's memory, which may be Ray's shared memory, and are copied once, i
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -228,6 +229,8 @@ class ClipSet:
         order = sorted(range(len(ids)), key=ids.__getitem__)
         self._where = [rows[i] for i in order]
         self.ids = [ids[i] for i in order]
+        if twice := next((a for a, b in itertools.pairwise(self.ids) if a == b), None):
+            raise ValueError(f"clip {twice!r} comes twice in the store: expected one row a clip; extract to a new store")
 
         def column(name: str) -> list[Any]:
             values = [v for t in tables for v in t[name].to_pylist()]

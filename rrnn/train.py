@@ -18,6 +18,7 @@ import io
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from rrnn.predict import apply_link
 from rrnn.record import write_config, write_results
 from rrnn.run import ModelCard, RunFolder, load_model, save_model
 from rrnn.splits import SIDES, Split, split_clips
-from rrnn.targets import IntArray, Objective, make_objective, make_targets
+from rrnn.targets import IntArray, Objective, Targets, make_objective, make_targets
 
 CHECKPOINT_SECONDS = 10.0
 WARM_STEPS = 10  # after n steps an average of weights has a decay of n / (n + WARM_STEPS), at most what is asked for
@@ -76,7 +77,26 @@ def divide(clips: ClipSet, config: Config) -> tuple[Objective, Split]:
     for side in SIDES:
         if not len(split.side(side)):
             raise ValueError(f"no usable, labelled clip on the {side} side ({split.how})")
+    if doubts := _doubts(targets, split):
+        split = replace(split, how="; ".join([split.how, *(f"WARNING: {doubt}" for doubt in doubts)]))
     return objective, split
+
+
+def _doubts(targets: Targets, split: Split) -> list[str]:
+    """What is likely wrong with the classes, in words."""
+    if targets.task != "classification":
+        return []
+    learned = targets.learned[split.train]
+    known = set((np.flatnonzero(learned.sum(0)) if learned.ndim > 1 else learned).tolist())
+    found = []
+    for side in ("valid", "test"):
+        if strange := sorted(set(targets.values[split.side(side)].tolist()) - known):
+            shown = ", ".join(targets.names[c] for c in strange)
+            found.append(f"no training clip shows {shown}, which {side} clips do")
+    alike = Counter(name.casefold() for name in targets.names)
+    if twice := [name for name in targets.names if alike[name.casefold()] > 1]:
+        found.append(f"the classes {', '.join(twice)} differ by capitals alone")
+    return found
 
 
 @dataclass

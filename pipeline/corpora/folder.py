@@ -351,6 +351,8 @@ def _columns(names: tuple[str, ...]) -> _Columns:
             if not name:
                 raise ValueError(f"the column {column!r} names nothing, expected {kind}.NAME")
             kinds[kind].append((column, name))
+        elif (meant := column.strip().lower()) in FIELDS and column not in FIELDS:
+            raise ValueError(f"a column {column!r}: expected {meant!r}, or another name")
         elif column not in FIELDS:
             others.append(column)
     return _Columns(tuple(kinds["intensity"]), tuple(kinds["shares"]), tuple(kinds["features"]), tuple(others))

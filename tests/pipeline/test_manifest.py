@@ -77,6 +77,19 @@ def test_a_source_that_breaks_off_leaves_the_store_as_it_was(tmp_path: Path) -> 
     assert digests(tmp_path) == before
 
 
+def test_of_two_jobs_that_list_at_once_one_adds_its_clips(tmp_path: Path) -> None:
+    Store.create(str(tmp_path), "folder")
+
+    def while_another_lists() -> Iterator[Clip]:
+        yield Clip("a", "/a.wav")
+        Store(str(tmp_path)).add_clips([Clip("a", "/a.wav"), Clip("b", "/b.wav")])
+        yield Clip("b", "/b.wav")
+
+    with pytest.raises(ValueError, match=r"another job added clips to .* while this one listed"):
+        Store(str(tmp_path)).add_clips(while_another_lists())
+    assert [clip.clip_id for clip in Store(str(tmp_path)).manifest] == ["a", "b"]
+
+
 def test_another_speaker_is_refused_where_it_must_stay(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path), "folder")
     store.add_clips(clips(10))

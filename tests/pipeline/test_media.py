@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from media_files import CONTAINERS, lag, noise, number, record, write
+from scipy.io import wavfile
 
 import pipeline.files
 import pipeline.media
@@ -627,3 +628,11 @@ def test_a_remote_recording_is_fetched_and_deleted(tmp_path: Path, monkeypatch: 
         assert Path(media.path).exists()
     assert not Path(media.path).exists()
     assert reason("memory://bucket/missing.wav") == "can't read memory://bucket/missing.wav: FileNotFoundError"
+
+
+@pytest.mark.parametrize(("end", "note"), [(2.3, []), (4.5, ["the audio ends 2.5 s before the clip does"])])
+def test_a_clip_that_ends_after_its_recording_says_so(tmp_path: Path, end: float, note: list[str]) -> None:
+    wavfile.write(tmp_path / "two.wav", 16_000, np.full(32_000, 1000, np.int16))
+    with open_media(Clip("clip", str(tmp_path / "two.wav"), 1.0, end)) as media:
+        assert len(media.audio()) == 16_000
+        assert media.notes == note

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.clip import Clip, Modality, Word
-from pipeline.files import Folder
+from pipeline.files import Folder, StorageError
 from pipeline.store import ClipRow, Store, features_table
 from pipeline.streams.base import Extractor, Features
 
@@ -181,10 +182,10 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     folder.write("a.parquet", b"old")
 
     def no_rename(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", no_rename)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"a\.parquet: No space left on device"):
         folder.write("a.parquet", b"new")
     monkeypatch.undo()
     assert folder.read("a.parquet") == b"old"

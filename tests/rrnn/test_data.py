@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import add_alternative, make_store, read_clips
 
-from rrnn.config import TrainConfig
+from rrnn.config import Config, TrainConfig
 from rrnn.data import ClipSet, collate, evaluation_batches, length_batches, open_store, read_shard, read_times
 from rrnn.splits import SIDES, split_clips
+from rrnn.train import divide
 
 
 def test_clips_come_joined_and_in_the_order_of_their_ids(tmp_path: Path) -> None:
@@ -30,6 +31,13 @@ def test_the_order_in_which_shards_are_read_changes_nothing(tmp_path: Path) -> N
     store = make_store(tmp_path)
     forward = [read_shard(store, s) for s in store.shards]
     assert ClipSet(forward, ["a", "w"]).digest() == ClipSet(forward[::-1], ["w", "a"]).digest()
+
+
+def test_a_clip_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    index = make_store(tmp_path)
+    shard = read_shard(index, index.shards[0])
+    with pytest.raises(ValueError, match=f"clip '{shard['clip_id'][0]}' comes twice in the store"):
+        ClipSet([shard, shard.slice(0, 1)], list(index.streams))
 
 
 def test_digest_changes_with_the_data(tmp_path: Path) -> None:
@@ -174,6 +182,17 @@ def test_a_leaking_split_can_be_had_by_name_and_says_that_it_leaks() -> None:
     assert split.test.tolist() == [3]
     assert len(split.valid) == 1
     assert "WARNING: 1 speakers are on two sides, such as s" in split.how
+
+
+def test_classes_that_no_training_clip_shows_or_that_look_alike_are_told(tmp_path: Path) -> None:
+    clips = read_clips(make_store(tmp_path))
+    assert "WARNING" not in divide(clips, Config())[1].how
+    test = divide(clips, Config())[1].test
+    for i in test:
+        clips.emotions[i] = "Calm"
+    how = divide(clips, Config())[1].how
+    assert "; WARNING: no training clip shows Calm, which test clips do" in how
+    assert "; WARNING: the classes Calm, calm differ by capitals alone" in how
 
 
 def test_a_fixed_split_leaves_clips_in_no_fold_out_and_says_so() -> None:
