@@ -40,7 +40,11 @@ def prepare_statistics(
     store: Store, corpus: str, by: str, extractors: Sequence[Extractor], workers: int | None, clip_seconds: float
 ) -> None:
     """Extract what is missing, and write the statistics of all the clips' speakers (or corpus): no clip can be scored before
-    its speaker's others were seen. A shard that has its statistics is not read again."""
+    its speaker's others were seen. A shard that has its statistics is not read again.
+
+    corpus: its name, which is part of a speaker's. by: speaker or corpus (rrnn.normalise.group_of). workers: at most, as
+    map_units() has it. clip_seconds: the most that one clip may take in one stream.
+    """
     for extractor in extractors:
         store.begin_stream(extractor)
     todo, done = pending(store, extractors)

@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
-from jobs._clips import load_clips
+from jobs._clips import load_clips, tell_split
 from jobs._machines import machines_missed, wait_for_machines
 from pipeline.files import Folder, StorageError, check_buckets, ray_storage
 from pipeline.on_ray import ray_started, tell
@@ -34,7 +34,6 @@ from rrnn.data import ClipSet, StoreIndex, open_store
 from rrnn.experiments import EXPERIMENTS, experiment
 from rrnn.results import CLOSED
 from rrnn.run import RunFolder
-from rrnn.splits import SIDES
 from rrnn.train import CHECKPOINT_SECONDS, Workers, divide, keep_freed_memory, train
 
 RETRIES = 3
@@ -203,12 +202,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
         blocks = load_clips(store)
         clips = ClipSet(ray.get(blocks), list(store.streams), store.alternatives)
         _, split = divide(clips, job.config)  # what is wrong with the data is an error here, before any worker starts
-        console.print(f"  {split.how}", style="yellow" if "WARNING" in split.how else None)
-        on = [len(split.side(side)) for side in SIDES]
-        console.print(
-            f"  {len(clips)} clips: {on[0]} train, {on[1]} decide when to stop, {on[2]} are tested; "
-            f"{len(clips) - sum(on)} have no label, no stream or no fold"
-        )
+        tell_split(clips, split)
         if run.exists("config.json") and run.read_json("config.json")["data_digest"] != clips.digest():
             raise ValueError(f"{job.out} was begun on other data than {job.store} holds now: choose another --out")
         del clips

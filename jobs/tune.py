@@ -30,7 +30,7 @@ from ray.tune.search import Searcher
 from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, storage_error_in, user_errors
-from jobs._clips import load_clips
+from jobs._clips import load_clips, tell_split
 from jobs._machines import check_room, machines_missed, wait_for_machines
 from pipeline.files import StorageError, check_buckets, ray_storage
 from pipeline.on_ray import ray_started, room, tell
@@ -280,7 +280,7 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
         measures = REGRESSION if objective.targets.task == "regression" else CLASSIFICATION
         if settings.metric not in (known := ["loss", *(m.key for m in measures)]):
             raise ValueError(f"--metric {settings.metric}: not for {objective.targets.task}, expected {', '.join(known)}")
-        console.print(f"  {split.how}", style="yellow" if "WARNING" in split.how else None)
+        tell_split(clips, split)
         sweep.begin(settings, n, clips.digest())
         todo = [t.number for t in sweep.trials(n) if not t.over]
         console.print(f"{n} trials of space {settings.space['name']}: {n - len(todo)} are over, {len(todo)} to train")

@@ -34,6 +34,7 @@ for _scheme in S3_SCHEMES:
 
 
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+"""Of an OSError: the disk is full, its user's share of it is, or it is read-only."""
 
 
 class StorageError(Exception):

@@ -99,7 +99,7 @@ class Store:
         Raises ValueError, before anything is written, where a clip id comes twice, or where a known clip has other times or
         words than the store's row: features would then belong to another clip than the row says. One with other labels,
         another speaker, fold, address or attributes has its row brought up to date, in its place; with same_speakers, another
-        speaker is refused too.
+        speaker is refused too. Also where another job added clips while these were listed.
         """
         return self.manifest.add(clips, same_speakers)
 

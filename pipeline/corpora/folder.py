@@ -1,7 +1,8 @@
 """A folder of one's own clips: with a manifest in CSV, JSONL or Parquet, or with none at all.
 
 SOURCE is a folder (its manifest.csv, .tsv, .jsonl or .parquet, or, without any, every media file below it), a manifest file,
-or one media file. Columns of a manifest; only `path` must be there, others are kept as attributes:
+or one media file. Columns of a manifest; only `path` must be there, others are kept as attributes
+(one that differs from these by capitals or spaces alone is refused):
 
     path             of the recording, relative to the manifest, absolute, or a URL
     clip_id          unique; without it, the path (and the start, where a recording holds several clips)
@@ -351,9 +352,10 @@ def _columns(names: tuple[str, ...]) -> _Columns:
             if not name:
                 raise ValueError(f"the column {column!r} names nothing, expected {kind}.NAME")
             kinds[kind].append((column, name))
-        elif (meant := column.strip().lower()) in FIELDS and column not in FIELDS:
-            raise ValueError(f"a column {column!r}: expected {meant!r}, or another name")
         elif column not in FIELDS:
+            meant = kind.strip().lower() + dot + name
+            if meant in FIELDS or (dot and kind.strip().lower() in kinds):
+                raise ValueError(f"a column {column!r}: expected {meant!r}, or another name")
             others.append(column)
     return _Columns(tuple(kinds["intensity"]), tuple(kinds["shares"]), tuple(kinds["features"]), tuple(others))
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import typer
 from scipy.io import wavfile
 from typer.testing import CliRunner
 
+from jobs._cli import user_errors
 from jobs.ablate import cli as ablate
 from jobs.demo import write_unlabelled
 from jobs.export import cli as export
@@ -180,6 +182,18 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(tmp_path: Path, c
         assert message in output, (job, arguments, output)
         assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_a_disk_that_is_full_is_one_line_and_exit_code_3(capfd: pytest.CaptureFixture[str]) -> None:
+    @user_errors
+    def write() -> None:
+        with open("/dev/full", "w") as file:
+            file.write("anything")
+
+    with pytest.raises(typer.Exit) as ended:
+        write()
+    assert ended.value.exit_code == 3
+    assert capfd.readouterr().err.strip() == "error: the disk: No space left on device"
 
 
 def test_what_a_source_no_longer_has_wrong_is_no_longer_in_the_store(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_trials_are_runs_and_more_can_be_added(tmp_path: Path, ray_cluster: str)
     assert last["openings"] == expected
     assert last["openings"][-1]["trial"] == best.number
 
+    assert CliRunner().invoke(cli, ["--page", str(out), "--dry-run"], catch_exceptions=False).exit_code == 0
+    assert not (out / "sweep.html").exists()
     page = CliRunner().invoke(cli, ["--page", str(out)], catch_exceptions=False)
     assert page.exit_code == 0, page.output
     assert f"Trial {best.name} has the best validation loss of 4 trials" in (out / "sweep.html").read_text()

@@ -116,6 +116,7 @@ def test_jsonl_manifest_says_the_same(tmp_path: Path) -> None:
         ('path,transcript\na.wav,"a\nb"\nb.wav,"open\nc.wav,d\n', r"line 4: not CSV .* a quote that is not closed"),
         ("path,speaker,path\na.wav,b,c\n", r"the column 'path' comes twice"),
         ("path,Emotion\na.wav,b\n", r"manifest\.csv: a column 'Emotion': expected 'emotion', or another name"),
+        ("path,Intensity.Joy\na.wav,1\n", r"a column 'Intensity\.Joy': expected 'intensity\.Joy', or another name"),
         ("path,\na.wav,b\n", r"line 2: the column of 'b' has no name"),
         ("path,intensity.\na.wav,1\n", r"manifest\.csv: the column 'intensity\.' names nothing"),
         ("path;start\na.wav;2,5\n", r"line 2: start is '2,5', expected a number with a decimal point"),

@@ -61,7 +61,7 @@ def test_what_is_not_in_the_file_is_told(tmp_path: Path) -> None:
     ("link", "options"),
     [
         ("softmax", {"hops": 2}),
-        ("clip", {"architecture": "early", "align": "concatenative", "heads": 2, "gate": "per_modality", "hops": 1}),
+        ("clip", {"architecture": "early", "align": "concatenative", "heads": 2, "gate": "per_modality", "hops": 2}),
     ],
 )
 def test_onnx_gives_the_models_values_for_any_clips_and_lengths(link: str, options: dict[str, Any], tmp_path: Path) -> None:
