@@ -70,7 +70,7 @@ def on_tune(settings: Settings, n: int, processes: int, out: Path) -> tuple[floa
     """Seconds with and without the start of Ray."""
     os.environ.pop("RAY_ADDRESS", None)
     began = time.perf_counter()
-    with ray_started(num_cpus=processes):
+    with ray_started(num_cpus=processes, first=["rrnn.train"], then=["jobs.tune"]):
         started = time.perf_counter()
         run_sweep(settings, TuneJob(str(out), n, test=False))
         ended = time.perf_counter()

@@ -14,6 +14,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from jobs._cli import console
 from pipeline.on_ray import room
 
+DISTRIBUTED = ["rrnn.train", "torch.distributed", "torch._dynamo"]
+"""What training processes import besides Ray: DistributedDataParallel wants torch's compiler."""
 SAY_AFTER = 10.0
 SAY_EVERY = 60.0
 """Seconds until the first line, and between lines."""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import typer
 
 from jobs._cli import app, console, progress, user_errors
+from jobs._machines import DISTRIBUTED
 from jobs.extract import ExtractConfig, extract, streams_of
 from jobs.report import media, thumbnails
 from jobs.score import ScoreConfig, score
@@ -58,7 +59,7 @@ def main(
     if not made:
         console.print("  reused")
 
-    with ray_started():
+    with ray_started(first=DISTRIBUTED, then=["jobs.train", "jobs.score"]):
         title(f"2/5 extract: {store}")
         extract(
             ExtractConfig(

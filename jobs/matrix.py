@@ -91,7 +91,7 @@ def run_matrix(config: MatrixConfig) -> None:
     rows = {row: config.config(row, 0, 0) for row in config.rows}
     indices = {row: open_store(config.store, of.streams, of.modalities, of.train.alternatives) for row, of in rows.items()}
     streams: dict[str, Any] = {s: {} for index in indices.values() for s in index.names}
-    with ray_started(), machines_missed(1, {"CPU": 1.0}):
+    with ray_started(first=["rrnn.train"], then=["jobs.matrix"]), machines_missed(1, {"CPU": 1.0}):
         blocks = load_clips(replace(indices[config.rows[0]], streams=streams, alternatives={}))
         tables = ray.get(blocks)
         digests, folds = {}, {}

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, user_errors
 from jobs._clips import load_clips, tell_split
-from jobs._machines import machines_missed, wait_for_machines
+from jobs._machines import DISTRIBUTED, machines_missed, wait_for_machines
 from pipeline.files import Folder, StorageError, check_buckets, ray_storage
 from pipeline.on_ray import ray_started, tell
 from rrnn.config import Config, completed, config_from_dict, merge
@@ -195,7 +195,7 @@ def run_training(job: TrainJob) -> dict[str, Any]:
     began = time.perf_counter()
     if job.min_workers is not None:  # the number may be of machines that are lost; by default one is seen after a minute
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-    with ray_started():
+    with ray_started(first=DISTRIBUTED, then=["jobs.train"]):
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         bundle = job.bundle()
         wait_for_machines(job.fewest, bundle)

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from jobs._cli import absolute, app, console, overrides, storage_error_in, user_errors
 from jobs._clips import load_clips, tell_split
-from jobs._machines import check_room, machines_missed, wait_for_machines
+from jobs._machines import DISTRIBUTED, check_room, machines_missed, wait_for_machines
 from pipeline.files import StorageError, check_buckets, ray_storage
 from pipeline.on_ray import ray_started, room, tell
 from rrnn.data import ClipSet, StoreIndex, open_store
@@ -271,7 +271,7 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
     base = sweep.config(settings, {})
     store = open_store(settings.store, base.streams, base.modalities, base.train.alternatives)
     began = time.perf_counter()
-    with ray_started():
+    with ray_started(first=DISTRIBUTED if job.workers > 1 else ["rrnn.train"], then=["jobs.tune"]):
         at_a_time = _at_a_time(job)
         settings = _settled(settings, sweep, at_a_time)
         blocks = load_clips(store)

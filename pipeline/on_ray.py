@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import os
+import sys
 import time
 import warnings
 from collections import Counter as Tally
@@ -21,6 +22,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from pipeline.clip import Clip
 from pipeline.extract import Run, ShardReport, Work, extract_shard
+from pipeline.forkserver import forked_workers
 from pipeline.isolated import IsolatedExtractors
 from pipeline.store import ClipRow, Store
 from pipeline.streams.base import Extractor
@@ -38,10 +40,18 @@ RETRIES = 30
 until Ray takes a lost machine for lost, seconds to half a minute, each call of a worker on it fails and counts."""
 
 
+FIRST = ("pandas", "pipeline.extract", "pipeline.isolated")
+THEN = ("pipeline.on_ray",)
+"""What every worker imports, without Ray and with it."""
+
+
 @contextlib.contextmanager
-def ray_started(num_cpus: int | None = None) -> Iterator[None]:
+def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Sequence[str] = ()) -> Iterator[None]:
     """Ray for as long as the context lasts: the cluster of RAY_ADDRESS (a submitted job has it), or one of our own on
-    this machine, which is gone afterwards. One that the caller has started already is used and left running."""
+    this machine, which is gone afterwards. One that the caller has started already is used and left running.
+
+    first, then: modules that the work imports; workers of a Ray of our own have imported them when they start
+    (forked_workers)."""
     if ray.is_initialized():
         yield
         return
@@ -49,13 +59,15 @@ def ray_started(num_cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     # What workers print stays in Ray's log files: progress is told by the driver, and a worker's error reaches it anyway.
     options: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
-    if "RAY_ADDRESS" not in os.environ:
-        options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
-    ray.init(**options)
-    try:
+    with contextlib.ExitStack() as stack:
+        if "RAY_ADDRESS" not in os.environ:
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
+            if sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia"):
+                launcher = stack.enter_context(forked_workers([*FIRST, *first], [*THEN, *then]))
+                options |= {"runtime_env": {"py_executable": launcher}}
+        ray.init(**options)
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def quiet_data_context() -> None:
@@ -196,8 +208,11 @@ def _count(name: str, n: int, **labels: str) -> None:
     _metric(Counter, name).inc(n, labels)
 
 
-def counted(run: Run) -> Run:
-    """The same, and each row is counted."""
+def isolated(extractors: Sequence[Extractor], clip_seconds: float) -> Run:
+    """Rows of a worker of Ray, whose extractors run in a process of their own, and each row is counted."""
+    # A new process imports what its parent's __main__ is: here Ray's worker, with all of Ray.
+    vars(sys.modules["__main__"]).pop("__file__", None)
+    run = IsolatedExtractors(extractors, clip_seconds).rows
 
     def counting(extractor: Extractor, clips: Sequence[Clip], clip_seconds: float) -> list[ClipRow]:
         began = time.perf_counter()
@@ -224,7 +239,7 @@ class _ExtractWorker:
         self.store = Store(store)
         self.extractors = {e.name: e for e in extractors}
         self.clip_seconds = clip_seconds
-        self.run = counted(IsolatedExtractors(extractors, clip_seconds).rows)
+        self.run = isolated(extractors, clip_seconds)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         extractor = self.extractors[unit["stream"]]

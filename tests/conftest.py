@@ -19,11 +19,12 @@ def ray_cluster() -> Iterator[str]:
     """What is yielded marks its processes (processes.living)."""
     import ray
 
+    from jobs._machines import DISTRIBUTED
     from pipeline.on_ray import ray_started
 
     os.environ.pop("RAY_ADDRESS", None)
     os.environ["TEST_RAY"] = uuid.uuid4().hex
-    with ray_started(num_cpus=2):
+    with ray_started(num_cpus=2, first=DISTRIBUTED, then=["jobs.train", "jobs.tune", "jobs.score", "jobs.matrix"]):
         assert ray.is_initialized()
         yield f"TEST_RAY={os.environ['TEST_RAY']}"
 

@@ -13,11 +13,12 @@ import sys
 import time
 
 import jobs  # noqa: F401  its Ray wants a token, which must be there before Ray is imported
+from jobs._machines import DISTRIBUTED
 from pipeline.on_ray import ray_started
 
 
 def main(commands: list[list[str]]) -> int:
-    with ray_started(num_cpus=2):
+    with ray_started(num_cpus=2, first=DISTRIBUTED, then=["jobs.train", "jobs.score"]):
         for name, *arguments in commands:
             code, began = 0, time.monotonic()
             try:

@@ -284,7 +284,7 @@ def commands_on(bucket: str) -> dict[str, tuple[object, ...]]:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ray_started(*_: object) -> None:
+    def ray_started(*_: object, **__: object) -> None:
         raise AssertionError("Ray was asked for")
 
     for name in ("extract", "train", "tune", "score"):

@@ -113,7 +113,7 @@ def test_optuna_with_a_space_that_ends(tmp_path: Path, ray_cluster: None) -> Non
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_is_the_sweep_that_was_not(tmp_path: Path, ray_cluster: str) -> None:
     index = make_store(tmp_path / "store")
-    store, space = index.url, SPACE.fixed({"train": {"epochs": 40}})
+    store, space = index.url, SPACE.fixed({"train": {"epochs": 20}})
     (tmp_path / "small.json").write_text(json.dumps({k: v for k, v in space.to_dict().items() if k != "name"}))
     out = tmp_path / "killed"
     arguments = [store, "--space", str(tmp_path / "small.json"), "--out", str(out), "--trials", "4", "--no-asha"]
