@@ -35,12 +35,15 @@ def app(command: Callable[..., Any]) -> typer.Typer:
 
 def user_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Errors that a user can mend end the job with one line and exit code 2, a bucket or a disk that can't be used with one
-    line and 3, wherever in Ray it was noticed; a bug keeps its traceback."""
+    line and 3, wherever in Ray it was noticed, Ctrl-C or SIGTERM with one line and 130; a bug keeps its traceback."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
+        except KeyboardInterrupt as e:
+            console.print("stopped: the same command goes on from here")
+            raise typer.Exit(130) from e
         except (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as e:
             _complain(str(e))
             raise typer.Exit(2) from e

@@ -126,6 +126,9 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
             self.idle.add("PlacementGroupCleanerCallback")
         super().__init__(*args, **kwargs)
 
+    def _register_sigint_handler(self, _: Any) -> None:  # Ray's own name: its handler ends the job with 1, and in silence
+        pass
+
     def _create_default_callbacks(self) -> list[Any]:  # Ray's own name: another Ray without it only starts slower
         return [c for c in super()._create_default_callbacks() if type(c).__name__ not in self.idle]
 

@@ -271,6 +271,7 @@ def run_sweep(settings: Settings, job: TuneJob) -> list[Trial]:
     base = sweep.config(settings, {})
     store = open_store(settings.store, base.streams, base.modalities, base.train.alternatives)
     began = time.perf_counter()
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # what it would save is not what a sweep goes on from
     with ray_started(first=DISTRIBUTED if job.workers > 1 else ["rrnn.train"], then=["jobs.tune"]):
         at_a_time = _at_a_time(job)
         settings = _settled(settings, sweep, at_a_time)

@@ -195,6 +195,10 @@ class Folder:
                 raise StorageError(f"{path}/{name}: {e.strerror}") from e
             raise
 
+    def remove(self, name: str) -> None:
+        fs, path = self._resolve()
+        fs.rm_file(f"{path}/{name}")
+
     def sweep(self) -> int:
         """Delete what a killed write() left behind; returns how many. What is young may be another's that still writes. In a
         bucket these are the parts of large objects, at any depth below."""

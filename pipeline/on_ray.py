@@ -8,7 +8,9 @@ import functools
 import itertools
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter as Tally
@@ -67,6 +69,9 @@ def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Se
                 options |= {"runtime_env": {"py_executable": launcher}}
         ray.init(**options)
         stack.callback(ray.shutdown)
+        if threading.current_thread() is threading.main_thread():
+            # As Ctrl-C, workers and all; Ray's own way is a native stack on the screen, and an abort
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
 
 

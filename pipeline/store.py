@@ -100,8 +100,14 @@ class Store:
         words than the store's row: features would then belong to another clip than the row says. One with other labels,
         another speaker, fold, address or attributes has its row brought up to date, in its place; with same_speakers, another
         speaker is refused too. Also where another job added clips while these were listed.
+        A store that holds no clip then is none: another may be begun in its place.
         """
-        return self.manifest.add(clips, same_speakers)
+        try:
+            return self.manifest.add(clips, same_speakers)
+        except Exception:
+            if not self.manifest.shards():
+                self.folder.remove("store.json")
+            raise
 
     def shards(self) -> list[str]:
         """Names of all shards, in the manifest's order."""

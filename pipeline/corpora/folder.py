@@ -34,6 +34,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,8 @@ class Row(NamedTuple):
 
     clip: Clip
     transcript: str | None = None
+    beside: bool = False
+    """Whether it was found there, and not named."""
 
 
 Values = tuple[str, dict[str, Any]]
@@ -98,7 +101,7 @@ class FolderCorpus(Corpus):
         read: dict[str, Transcript] = {}
         rows = _rows(source, report, beside)
         with ThreadPoolExecutor(READERS) as pool:
-            while batch := [self._with_transcript(row, beside, found) for row in itertools.islice(rows, BATCH)]:
+            while batch := [self._with_transcript(row, beside) for row in itertools.islice(rows, BATCH)]:
                 wanted = dict.fromkeys(row.transcript for row in batch if row.transcript is not None)
                 new = [address for address in wanted if address not in read]
                 # Clips of one recording follow each other: what the last batch read is likely wanted again.
@@ -109,19 +112,20 @@ class FolderCorpus(Corpus):
                     if isinstance(problem, Problem) and address not in told:
                         told.add(address)
                         report(problem)
-                for clip, transcript in batch:
+                for clip, transcript, is_beside in batch:
+                    if is_beside and transcript and not isinstance(read[transcript], Problem):
+                        found[suffix_of(transcript)] += 1
                     yield clip if transcript is None else _with_words(clip, read[transcript], transcript, report)
         for suffix, n in found.items():
             what = f"words taken from {suffix} files beside the recordings: {n} clips; see the option beside"
             report(Problem("note", source, what))
 
-    def _with_transcript(self, row: Row, beside: _Beside, found: Counter[str]) -> Row:
+    def _with_transcript(self, row: Row, beside: _Beside) -> Row:
         clip = row.clip
         if row.transcript is None and self.beside and clip.transcript is None and clip.words is None:
             address = beside.of(clip)
             if address is not None:
-                found[suffix_of(address)] += 1
-                return Row(clip, address)
+                return Row(clip, address, beside=True)
         return row
 
     def _read(self, address: str) -> Transcript:
@@ -259,18 +263,21 @@ def _lines(text: IO[str], address: str) -> Iterator[str]:
 
 
 def _csv_rows(lines: Iterator[str], address: str, suffix: str) -> Iterator[Values]:
-    first = next(lines, "")
+    first, before = next(lines, ""), 0
+    declared = re.fullmatch(r"\"?sep=(.)\"?", first.strip("\r\n"))  # a line of Excel's own
+    if declared:
+        first, before = next(lines, ""), 1
     # As spreadsheets write it: commas; tabs in Unicode text; semicolons where the comma is the decimal sign.
-    delimiter = "\t" if suffix == ".tsv" else next((d for d in ",\t;" if d in first), ",")
+    delimiter = declared[1] if declared else "\t" if suffix == ".tsv" else next((d for d in ",\t;" if d in first), ",")
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-    number = 1
+    number = before + 1
     try:
         header = [name.strip() for name in next(reader, ())]
         _check_header(header, address)
-        number = reader.line_num + 1
+        number = before + reader.line_num + 1
         for values in reader:
             where = f"{address}, line {number}"
-            number = reader.line_num + 1
+            number = before + reader.line_num + 1
             if len(values) > len(header) and any(values[len(header) :]):
                 raise ValueError(f"{where}: more values than the header has columns; quote values that hold {delimiter!r}")
             row = {name: value for name, value in zip(header, values, strict=False) if value}

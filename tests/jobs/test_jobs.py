@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +197,29 @@ def test_a_disk_that_is_full_is_one_line_and_exit_code_3(capfd: pytest.CaptureFi
         write()
     assert ended.value.exit_code == 3
     assert capfd.readouterr().err.strip() == "error: the disk: No space left on device"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals are Linux's here")
+def test_who_stops_a_job_is_told_that_it_goes_on(ray_cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
+    """By Ctrl-C, and by SIGTERM, which Ray would have to itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+
+        @user_errors
+        def work(number: int = number) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+
+        with pytest.raises(typer.Exit) as ended:
+            work()
+        assert ended.value.exit_code == 130
+        assert capfd.readouterr().out == "stopped: the same command goes on from here\n"
+
+
+def test_a_refused_source_leaves_no_store(tmp_path: Path) -> None:
+    rows = ["clip_id,path,emotion", *(f"{i},{i}.wav,sad" for i in range(99)), "0,0.wav,sad"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    assert "'0' comes twice" in refused("extract", tmp_path / "manifest.csv", "--out", tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_what_a_source_no_longer_has_wrong_is_no_longer_in_the_store(tmp_path: Path) -> None:
