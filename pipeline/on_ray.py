@@ -67,10 +67,12 @@ def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Se
             if sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia"):
                 launcher = stack.enter_context(forked_workers([*FIRST, *first], [*THEN, *then]))
                 options |= {"runtime_env": {"py_executable": launcher}}
+        in_charge = threading.current_thread() is threading.main_thread()
+        if in_charge:
+            stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
         ray.init(**options)
         stack.callback(ray.shutdown)
-        if threading.current_thread() is threading.main_thread():
-            # As Ctrl-C, workers and all; Ray's own way is a native stack on the screen, and an abort
+        if in_charge:  # as Ctrl-C, workers and all; Ray's own way is a native stack on the screen, and an abort
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
 
