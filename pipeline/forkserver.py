@@ -117,14 +117,48 @@ def serve(listening: int, first: Sequence[str], then: Sequence[str]) -> None:
             if fixed is None:
                 fixed = [environment.get(name) for name in FIXED]
                 os.environ.update(environment)
-                for name in then:
-                    importlib.import_module(name)
+                _import_ray(then)
                 gc.freeze()  # or collecting copies the pages of all that was imported
             if fixed == [environment.get(name) for name in FIXED] and os.fork() == 0:
                 door.close()
                 _become(asking, about, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
+
+
+def _import_ray(names: Sequence[str]) -> None:
+    """Import what imports Ray. Its native code seeds itself at the first random number, and a fork does not seed it again: all
+    workers would then give the same names to different objects. Raises RuntimeError where they would."""
+    import ray.actor
+    from ray._raylet import ActorClassID
+
+    class Named:
+        """Where a module that is imported has an actor's class, that draws a number; here of the system's."""
+
+        @staticmethod
+        def from_random() -> Any:
+            return ActorClassID(os.urandom(ActorClassID.size()))
+
+    ray.actor.ActorClassID = Named
+    try:
+        for name in names:
+            importlib.import_module(name)
+    finally:
+        ray.actor.ActorClassID = ActorClassID
+    if len({_drawn_by_a_fork() for _ in range(4)}) < 4:
+        raise RuntimeError("Ray has drawn random numbers while it was imported: its workers can't be forked")
+
+
+def _drawn_by_a_fork() -> bytes:
+    from ray._raylet import UniqueID
+
+    here, there = os.pipe()
+    if os.fork() == 0:
+        os.write(there, UniqueID.from_random().binary())
+        os._exit(0)
+    os.close(there)
+    with os.fdopen(here, "rb") as drawn:
+        return drawn.read()
 
 
 def _become(asking: socket.socket, to_be: Mapping[str, Any], descriptors: Sequence[int]) -> None:
@@ -145,6 +179,8 @@ def _become(asking: socket.socket, to_be: Mapping[str, Any], descriptors: Sequen
         os.environ.clear()
         os.environ.update(to_be["environment"])
         sys.argv = to_be["arguments"]
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()  # as a new process has it
         asking.sendall(b"1")  # raises where who asked has given up, and is the worker itself
         asking.close()
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -8,11 +8,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.forkserver import forked_workers
@@ -44,7 +46,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     folder = tmp_path_factory.mktemp("a folder whose name is longer than that of a socket may be, " + 60 * "x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(folder))
-        with forked_workers([SLOW_TO_IMPORT], ["json"]) as command:
+        with forked_workers([SLOW_TO_IMPORT], []) as command:
             yield shlex.split(command)
 
 
@@ -137,11 +139,30 @@ def test_the_server_ends_with_its_context_and_when_its_starter_is_killed(script:
 
 def test_workers_of_our_own_ray_are_forked(ray_cluster: str) -> None:
     import ray
+    from ray._raylet import UniqueID
 
-    @ray.remote
-    def about() -> tuple[int, bool, bool]:
-        return os.getppid(), "jobs.train" in sys.modules, "torch._dynamo" in sys.modules
+    @ray.remote(num_cpus=0.1)
+    class Worker:
+        def about(self) -> tuple[int, bool, bool]:
+            return os.getppid(), "jobs.train" in sys.modules, "torch._dynamo" in sys.modules
 
-    parent, *imported = ray.get(about.remote())
+        def draw(self) -> list[str]:
+            """As Ray names tasks and objects, here and in a new thread; and numpy."""
+            drawn: list[str] = []
+
+            def draw() -> None:
+                drawn.append(UniqueID.from_random().hex())
+                drawn.append(ray.put(0).hex())
+
+            draw()
+            thread = threading.Thread(target=draw)
+            thread.start()
+            thread.join()
+            return [*drawn, str(np.random.random())]
+
+    workers = [Worker.remote() for _ in range(3)]
+    parent, *imported = ray.get(workers[0].about.remote())
     assert b"pipeline.forkserver" in Path(f"/proc/{parent}/cmdline").read_bytes()
     assert imported == [True, True]
+    drawn = [x for of_one in ray.get([w.draw.remote() for w in workers]) for x in of_one]
+    assert len(set(drawn)) == len(drawn) == 15
