@@ -68,6 +68,9 @@ def storage_error_in(error: BaseException) -> str | None:
     found = re.search(rf"^(?:\S*\.)?{StorageError.__name__}: (.+)$", str(error), re.MULTILINE)
     if found is not None:
         return found[1]
+    found = re.search(rf"^OSError: \[Errno (?:{'|'.join(map(str, DISK_ERRORS))})\] (.+)$", str(error), re.MULTILINE)
+    if found is not None:  # where training wrote in a worker
+        return f"the disk: {found[1]}"
     return str(error) if isinstance(error, StorageError) else None
 
 

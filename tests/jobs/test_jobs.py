@@ -17,7 +17,7 @@ import typer
 from scipy.io import wavfile
 from typer.testing import CliRunner
 
-from jobs._cli import user_errors
+from jobs._cli import storage_error_in, user_errors
 from jobs.ablate import cli as ablate
 from jobs.demo import write_unlabelled
 from jobs.export import cli as export
@@ -197,6 +197,9 @@ def test_a_disk_that_is_full_is_one_line_and_exit_code_3(capfd: pytest.CaptureFi
         write()
     assert ended.value.exit_code == 3
     assert capfd.readouterr().err.strip() == "error: the disk: No space left on device"
+    of_a_worker = RuntimeError("Training failed:\n  File ...\nOSError: [Errno 28] No space left on device\n")
+    assert storage_error_in(of_a_worker) == "the disk: No space left on device"
+    assert storage_error_in(RuntimeError("OSError: [Errno 5] Input/output error")) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals are Linux's here")
