@@ -23,7 +23,7 @@ from pipeline.clip import Clip
 from pipeline.corpora import CORPORA
 from pipeline.extract import CLIP_SECONDS
 from pipeline.files import check_buckets
-from pipeline.on_ray import gpu_share, isolated, map_units, placed, ray_started
+from pipeline.on_ray import gpu_share, isolated_run, map_units, placed, ray_started
 from pipeline.parquet import open_parquet, parquet_bytes
 from pipeline.store import SHARD_NAME, SHARD_SIZE, ClipRow, Store
 from pipeline.streams import remake_stream
@@ -117,7 +117,7 @@ class ScoreWorker:
         self.store = Store(config.out)
         self.model, self.card, self.model_id = load_model(config.run)
         self.extractors = extractors
-        self.run = isolated(self.extractors, config.clip_seconds)
+        self.run = isolated_run(self.extractors, config.clip_seconds)
         self.preparation = load_preparation(config.run, self.card)
         self.known = self.preparation.normaliser
         if self.known is not None:

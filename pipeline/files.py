@@ -196,6 +196,7 @@ class Folder:
             raise
 
     def remove(self, name: str) -> None:
+        """Delete a file. Raises FileNotFoundError where it is not there."""
         fs, path = self._resolve()
         fs.rm_file(f"{path}/{name}")
 

@@ -11,6 +11,7 @@ Run by its path, by workers too, so it imports nothing but the standard library,
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -79,7 +80,9 @@ def launch(folder: str, arguments: Sequence[str]) -> None:
             server.connect(door)
             with open("/proc/self/oom_score_adj") as file:
                 oom = file.read()
-            asked = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "oom": oom}
+            # Python's own -s and -S come first where the driver has them; the server has the driver's sys.path anyway
+            worker = list(itertools.dropwhile(lambda argument: argument in ("-s", "-S"), arguments))
+            asked = {"arguments": worker, "folder": os.getcwd(), "environment": dict(os.environ), "oom": oom}
             about = json.dumps(asked).encode()
             socket.send_fds(server, [len(about).to_bytes(8, "little")], [0, 1, 2])
             server.sendall(about)

@@ -215,7 +215,7 @@ def _count(name: str, n: int, **labels: str) -> None:
     _metric(Counter, name).inc(n, labels)
 
 
-def isolated(extractors: Sequence[Extractor], clip_seconds: float) -> Run:
+def isolated_run(extractors: Sequence[Extractor], clip_seconds: float) -> Run:
     """Rows of a worker of Ray, whose extractors run in a process of their own, and each row is counted."""
     # A new process imports what its parent's __main__ is: here Ray's worker, with all of Ray.
     vars(sys.modules["__main__"]).pop("__file__", None)
@@ -246,7 +246,7 @@ class _ExtractWorker:
         self.store = Store(store)
         self.extractors = {e.name: e for e in extractors}
         self.clip_seconds = clip_seconds
-        self.run = isolated(extractors, clip_seconds)
+        self.run = isolated_run(extractors, clip_seconds)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         extractor = self.extractors[unit["stream"]]

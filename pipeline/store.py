@@ -104,7 +104,7 @@ class Store:
         """
         try:
             return self.manifest.add(clips, same_speakers)
-        except Exception:
+        except ValueError:
             if not self.manifest.shards():
                 self.folder.remove("store.json")
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +201,6 @@ def test_a_disk_that_is_full_is_one_line_and_exit_code_3(capfd: pytest.CaptureFi
     assert storage_error_in(RuntimeError("OSError: [Errno 5] Input/output error")) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="signals are Linux's here")
 def test_who_stops_a_job_is_told_that_it_goes_on(ray_cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
     """By Ctrl-C, and by SIGTERM, which Ray would have to itself."""
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -80,6 +80,7 @@ def test_helpers_of_ray_train_are_started_where_they_have_work(monkeypatch: pyte
         return {type(c).__name__ for c in trainer._create_default_callbacks()}
 
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    assert callable(TorchTrainer._register_sigint_handler)  # which Trainer does without
     everyone = helpers(TorchTrainer(print))
     assert everyone - helpers(Trainer(print)) == {"DatasetsCallback"}
     assert everyone - helpers(Trainer(print, own_ray=True)) == {"DatasetsCallback", "PlacementGroupCleanerCallback"}

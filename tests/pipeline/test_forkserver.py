@@ -57,12 +57,12 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def worker(launcher: list[str], script: Path, **environment: str) -> dict[str, Any]:
+def worker(launcher: list[str], script: Path, *flags: str, **environment: str) -> dict[str, Any]:
     """What the script says of the process that it runs in, which outlives the launcher."""
     out, err = script.with_suffix(".out"), script.with_suffix(".err")
     with out.open("wb") as said, err.open("wb") as aside:
         subprocess.run(
-            ["sh", "-c", 'echo 500 > /proc/self/oom_score_adj; exec "$@"', "sh", *launcher, str(script), "--a b", "c"],
+            ["sh", "-c", 'echo 500 > /proc/self/oom_score_adj; exec "$@"', "sh", *launcher, *flags, str(script), "--a b", "c"],
             cwd=script.parent,
             env={**os.environ, "RAY_JOB_ID": "1", "VARIABLE": "of the worker", **environment},
             stdout=said,
@@ -100,7 +100,7 @@ def test_a_worker_is_ready_and_otherwise_as_if_it_had_been_started(launcher: lis
     }
     assert gone(pid)  # and leaves no zombie
     assert worker(launcher, script, VARIABLE="of another")["variable"] == "of another"
-    assert worker(launcher, script)["parent"] == parent != os.getpid()
+    assert worker(launcher, script, "-s", "-S")["parent"] == parent != os.getpid()
 
 
 def test_what_cannot_be_forked_starts_as_it_would_have(launcher: list[str], script: Path) -> None:
