@@ -1,8 +1,7 @@
 # `make demo` and `make test` do all the set-up themselves: Python 3.11 or newer and make are enough.
 PYTHON ?= python3
 BIN = .venv/bin
-# Many tests wait for processes to start and to end: with one test process for each of two cores, a tenth of the time is idle.
-PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test tests test-cluster bench lint style types clean
 .DELETE_ON_ERROR:

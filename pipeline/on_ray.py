@@ -70,11 +70,29 @@ def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Se
         in_charge = threading.current_thread() is threading.main_thread()
         if in_charge:
             stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-        ray.init(**options)
+        _init(options)
         stack.callback(ray.shutdown)
         if in_charge:  # as Ctrl-C, workers and all; Ray's own way is a native stack on the screen, and an abort
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
+
+
+def _init(options: Mapping[str, Any]) -> None:
+    """ray.init, and once more where Ray's own processes were not up in the half minute that it grants them: a machine that
+    is busy with other work may take longer, and then has read all of Ray from the disk."""
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        print("Ray did not start within half a minute on this busy machine: trying once more", file=sys.stderr)
+        import psutil  # which Ray brings, and lets be found
+
+        for process in psutil.Process().children():
+            if process.name() in ("gcs_server", "raylet"):  # which would stay as long as this process
+                process.kill()
+                process.wait()
+        ray.init(**options)
 
 
 def quiet_data_context() -> None:

@@ -1,15 +1,17 @@
 """A machine of the cluster is lost in the middle of a job, and another comes, perhaps after a while: the job ends right by
-itself."""
+itself. And one that is too busy for Ray to be up in time starts it once more."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from machines import Machines, lines, small, started, summary
-from processes import Job
+from processes import ROOT, Job
 from sources import tones
 from stores import make_store
 from trained import sweep_by_one, train_by
@@ -111,3 +113,35 @@ def test_training_goes_on_with_fewer_and_then_with_more(
         assert b["valid_loss"] == pytest.approx(a["valid_loss"], rel=1e-5)
     for side in ("valid", "test"):
         assert summary(run)[side] == pytest.approx(summary(whole)[side], abs=1e-5)
+
+
+def test_a_ray_that_was_not_up_in_time_is_started_once_more() -> None:
+    program = """if True:
+        import jobs
+        import ray
+        from ray._private import node, services
+
+        class Late:  # half a minute has passed since Ray asked first whether its own processes are up
+            def monotonic(self):
+                return real_time.monotonic() + 31
+            def __getattr__(self, name):
+                return getattr(real_time, name)
+
+        real_time, real_get_node, first = node.time, services.get_node, [True]
+        def get_node(*arguments):
+            node.time = Late() if first else real_time
+            if first:
+                first.pop()
+                raise RuntimeError("not yet")
+            return real_get_node(*arguments)
+        services.get_node = get_node
+
+        from pipeline.on_ray import ray_started
+        with ray_started(num_cpus=1):
+            print(ray.get(ray.remote(lambda: 6 * 7).remote()))
+            import psutil
+            print(sorted(p.name() for p in psutil.Process().children() if p.name() in ("gcs_server", "raylet")))
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout.splitlines() == ["42", "['gcs_server', 'raylet']"], done.stderr
+    assert "Ray did not start within half a minute on this busy machine: trying once more" in done.stderr
