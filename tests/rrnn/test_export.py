@@ -57,8 +57,15 @@ def test_what_is_not_in_the_file_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_gives_the_models_values_for_any_clips_and_lengths(tmp_path: Path) -> None:
-    model, card = trained(hops=2, align="concatenative", heads=2, gate="both")
+@pytest.mark.parametrize(
+    ("link", "options"),
+    [
+        ("softmax", {"hops": 2}),
+        ("clip", {"architecture": "early", "align": "concatenative", "heads": 2, "gate": "per_modality", "hops": 2}),
+    ],
+)
+def test_onnx_gives_the_models_values_for_any_clips_and_lengths(link: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model, card = trained(link, **options)
     model_id = save_model(RunFolder(str(tmp_path / "run")), card, model.state_dict())
     path = tmp_path / "model.onnx"
     said = CliRunner().invoke(cli, [str(tmp_path / "run"), "--out", str(path)], catch_exceptions=False).output
