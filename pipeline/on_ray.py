@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+import ray._private.node
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -64,9 +65,11 @@ def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Se
     with contextlib.ExitStack() as stack:
         if "RAY_ADDRESS" not in os.environ:
             options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
+            stack.enter_context(_heads_do_less())
             if sys.platform == "linux" and not os.path.exists("/proc/driver/nvidia"):
                 launcher = stack.enter_context(forked_workers([*FIRST, *first], [*THEN, *then]))
-                options |= {"runtime_env": {"py_executable": launcher}}
+                options["runtime_env"] = {"py_executable": launcher}
+                options["_system_config"] = {"prestart_worker_first_driver": False}  # workers of Ray's own kind, for nobody
         in_charge = threading.current_thread() is threading.main_thread()
         if in_charge:
             stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
@@ -75,6 +78,31 @@ def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Se
         if in_charge:  # as Ctrl-C, workers and all; Ray's own way is a native stack on the screen, and an abort
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
+
+
+class _Head(ray._private.node.Node):  # type: ignore[misc]
+    """The head of a Ray of our own without three processes that nobody here asks for anything. ray.init would wait for them,
+    two seconds and more on two cores."""
+
+    def start_monitor(self) -> None:
+        """The autoscaler: there is one machine."""
+
+    def start_log_monitor(self) -> None:
+        """What relays workers' output to the driver: see log_to_driver."""
+
+    def start_api_server(self, **_: Any) -> None:
+        """The dashboard, which without its pages counts usage."""
+        self._webui_url = ""
+
+
+@contextlib.contextmanager
+def _heads_do_less() -> Iterator[None]:
+    node, rays = ray._private.node, ray._private.node.Node
+    node.Node = _Head
+    try:
+        yield
+    finally:
+        node.Node = rays
 
 
 def _init(options: Mapping[str, Any]) -> None:

@@ -166,3 +166,20 @@ def test_workers_of_our_own_ray_are_forked(ray_cluster: str) -> None:
     assert imported == [True, True]
     drawn = [x for of_one in ray.get([w.draw.remote() for w in workers]) for x in of_one]
     assert len(set(drawn)) == len(drawn) == 15
+
+
+def test_a_ray_of_our_own_starts_nothing_that_has_no_use_here(ray_cluster: str) -> None:
+    import psutil
+    import ray
+
+    def title(process: psutil.Process) -> str:
+        return " ".join(process.cmdline()).strip()
+
+    ray.get(ray.remote(lambda: None).remote())
+    started = psutil.Process().children()
+    (raylet,) = [p for p in started if p.name() == "raylet"]
+    for useless in ("autoscaler/_private/monitor.py", "log_monitor.py", "dashboard/dashboard.py"):
+        assert not [title(p) for p in started if useless in title(p)]
+    forks = ("setup_worker.py", "forkserver.py")  # the first becomes the second
+    directly = {title(p) for p in raylet.children() if not any(f in title(p) for f in forks)}
+    assert directly == {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
