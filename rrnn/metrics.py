@@ -145,11 +145,19 @@ def naive_regression(train_target: npt.NDArray[np.floating[Any]], best: Literal[
 
 
 def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], groups: Sequence[str]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of statistic(indices of clips), for clips that come in groups: one speaker each (n,).
+    """That of one statistic: see bootstrap_intervals."""
+    return bootstrap_intervals(lambda clips: [statistic(clips)], groups)[0]
+
+
+def bootstrap_intervals(
+    statistics: Callable[[npt.NDArray[np.int64]], Sequence[float]], groups: Sequence[str]
+) -> list[tuple[float, float]]:
+    """95 % percentile bootstrap intervals of statistics(indices of clips), for clips that come in groups: one speaker each
+    (n,). All are taken from the same draws, and each is what it would be alone.
 
     Clips of one speaker are alike, so it is speakers that are drawn with replacement, and all clips of a drawn speaker come
     along. Where there is only one speaker, clips are drawn instead: such an interval says nothing about other speakers, and
-    is too narrow for them. (nan, nan) for a single clip, where statistic is NaN in any repeat, and where it is the same in
+    is too narrow for them. (nan, nan) for a single clip, where the statistic is NaN in any repeat, and where it is the same in
     all: equal speakers (such as all perfect ones) show no spread, which is no evidence that there is none.
     Raises ValueError where there are no clips.
     """
@@ -163,12 +171,12 @@ def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], grou
     if len(members) == 1:
         members = [np.array([i]) for i in range(len(groups))]
     if len(members) == 1:
-        return float("nan"), float("nan")
+        return [(math.nan, math.nan) for _ in statistics(members[0])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # of NaN, which is answered with NaN
         result = scipy.stats.bootstrap(
             (np.arange(len(members)),),
-            lambda drawn: statistic(np.concatenate([members[i] for i in drawn])),
+            lambda drawn: np.array(statistics(np.concatenate([members[i] for i in drawn]))),
             vectorized=False,
             n_resamples=1000,
             batch=100,  # bounds memory: by default all repeats are drawn at once
@@ -176,8 +184,10 @@ def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], grou
             method="percentile",
             rng=np.random.default_rng(0),
         )
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    return (float("nan"), float("nan")) if math.isclose(low, high) else (low, high)
+    return [
+        (math.nan, math.nan) if math.isclose(low, high) else (float(low), float(high))
+        for low, high in zip(*result.confidence_interval, strict=True)
+    ]
 
 
 def binomial_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -165,10 +165,16 @@ class Run:
         """Worked out from the predictions. Intervals are over the test speakers, where resampling these shows any spread."""
         found = self._evaluate(np.arange(len(self.clips)))
         over = RESAMPLED_SPEAKERS if self.n_speakers > 1 else RESAMPLED_CLIPS
-        scores = {}
-        for key in (m.key for m in self.measures):
-            low, high = metrics.bootstrap_interval(lambda i, key=key: self._evaluate(i)[key], self.speakers)  # type: ignore[misc]
-            scores[key] = Score(found[key], low, high, "" if math.isnan(low) else over)
+        keys = [m.key for m in self.measures]
+
+        def measured(clips: npt.NDArray[np.int64]) -> list[float]:
+            of = self._evaluate(clips)
+            return [of[key] for key in keys]
+
+        scores = {
+            key: Score(found[key], low, high, "" if math.isnan(low) else over)
+            for key, (low, high) in zip(keys, metrics.bootstrap_intervals(measured, self.speakers), strict=True)
+        }
         if not self.regression and not scores["accuracy"].interval:
             right = int((self.values.argmax(axis=1) == self.truth).sum())
             scores["accuracy"] = Score(found["accuracy"], *metrics.binomial_interval(right, len(self.clips)), EXACT)
