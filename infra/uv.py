@@ -10,7 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-SETTINGS = {"index-url": ("UV_INDEX_URL", " "), "extra-index-url": ("UV_EXTRA_INDEX_URL", " "), "find-links": ("UV_FIND_LINKS", ",")}
+SETTINGS = {
+    "index-url": ("UV_INDEX_URL", " "),
+    "extra-index-url": ("UV_EXTRA_INDEX_URL", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+}
 
 environment = {"UV_SYSTEM_CERTS": "1", "UV_INDEX_STRATEGY": "unsafe-best-match"}
 listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -20,4 +24,4 @@ for line in reversed(listed.splitlines()):  # what stands first in pip's list is
         name, separator = SETTINGS[setting]
         environment[name] = separator.join(ast.literal_eval(value).split())
 uv = Path(sys.executable).with_name("uv")
-os.execve(uv, [uv, *sys.argv[1:], "--python", sys.executable], {**environment, **os.environ})
+os.execve(uv, [uv, *sys.argv[1:], "--python", sys.executable], {**environment, **os.environ})  # noqa: S606  a list, no shell
