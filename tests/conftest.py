@@ -14,6 +14,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those of the pipeline last: their last files are short, so that the processes that share the files end together."""
+    items.sort(key=lambda item: item.path.parent.name == "pipeline")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """What is yielded marks its processes (processes.living)."""
