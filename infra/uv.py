@@ -23,5 +23,13 @@ for line in reversed(listed.splitlines()):  # what stands first in pip's list is
     if (setting := key.rpartition(".")[2]) in SETTINGS:
         name, separator = SETTINGS[setting]
         environment[name] = separator.join(ast.literal_eval(value).split())
+try:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    cache.mkdir(parents=True, exist_ok=True)
+    writable = os.access(cache, os.W_OK)
+except (OSError, RuntimeError):  # RuntimeError: a user without a home, as in a container
+    writable = False
+if not writable:  # pip goes on then, and so do we
+    environment["UV_NO_CACHE"] = "1"
 uv = Path(sys.executable).with_name("uv")
 os.execve(uv, [uv, *sys.argv[1:], "--python", sys.executable], {**environment, **os.environ})  # noqa: S606  a list, no shell
