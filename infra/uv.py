@@ -1,4 +1,4 @@
-"""uv with pip's settings: `python infra/uv.py pip install ...`. uv takes a quarter of pip's time, but reads none of them.
+"""uv with pip's settings, which uv does not read itself: `python infra/uv.py pip install ...`. It takes a quarter of the time.
 
 Packages come from the indexes and folders that `pip config list` names, and the best of all that these offer is taken, as pip
 does. What is set for uv itself (UV_INDEX_URL, ...) comes first.
@@ -24,7 +24,8 @@ for line in reversed(listed.splitlines()):  # what stands first in pip's list is
         name, separator = SETTINGS[setting]
         environment[name] = separator.join(ast.literal_eval(value).split())
 try:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    folder = os.environ.get("UV_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    cache = Path(folder)
     cache.mkdir(parents=True, exist_ok=True)
     writable = os.access(cache, os.W_OK)
 except (OSError, RuntimeError):  # RuntimeError: a user without a home, as in a container

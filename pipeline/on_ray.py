@@ -81,8 +81,8 @@ def ray_started(num_cpus: int | None = None, first: Sequence[str] = (), then: Se
 
 
 class _Head(ray._private.node.Node):  # type: ignore[misc]
-    """The head of a Ray of our own without three processes that nobody here asks for anything. ray.init would wait for them,
-    two seconds and more on two cores."""
+    """The head of a Ray of our own, without three processes that nobody here asks for anything. They cost some 1.5 s of a core
+    each, and ray.init would wait for the dashboard's."""
 
     def start_monitor(self) -> None:
         """The autoscaler: there is one machine."""
@@ -97,6 +97,7 @@ class _Head(ray._private.node.Node):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _heads_do_less() -> Iterator[None]:
+    """ray.init makes a _Head: it has no option for any of it."""
     node, rays = ray._private.node, ray._private.node.Node
     node.Node = _Head
     try:

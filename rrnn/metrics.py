@@ -145,15 +145,15 @@ def naive_regression(train_target: npt.NDArray[np.floating[Any]], best: Literal[
 
 
 def bootstrap_interval(statistic: Callable[[npt.NDArray[np.int64]], float], groups: Sequence[str]) -> tuple[float, float]:
-    """That of one statistic: see bootstrap_intervals."""
+    """95 % percentile bootstrap interval of statistic(indices of clips), as bootstrap_intervals gives it: (low, high)."""
     return bootstrap_intervals(lambda clips: [statistic(clips)], groups)[0]
 
 
 def bootstrap_intervals(
     statistics: Callable[[npt.NDArray[np.int64]], Sequence[float]], groups: Sequence[str]
 ) -> list[tuple[float, float]]:
-    """95 % percentile bootstrap intervals of statistics(indices of clips), for clips that come in groups: one speaker each
-    (n,). All are taken from the same draws, and each is what it would be alone.
+    """95 % percentile bootstrap intervals, (low, high) of each of the K values of statistics(indices of clips), for clips that
+    come in groups: one speaker each (n,). All are taken from the same draws, and each is what it would be alone.
 
     Clips of one speaker are alike, so it is speakers that are drawn with replacement, and all clips of a drawn speaker come
     along. Where there is only one speaker, clips are drawn instead: such an interval says nothing about other speakers, and

@@ -20,6 +20,9 @@ import pytest
 from pipeline.forkserver import forked_workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+without_nvidia = pytest.mark.skipif(
+    os.path.exists("/proc/driver/nvidia"), reason="with an NVIDIA driver a Ray of our own starts its workers itself"
+)
 SLOW_TO_IMPORT = "colorsys"  # stands for torch: nothing else imports it
 ABOUT = f"""\
 import json, os, sys
@@ -137,6 +140,7 @@ def test_the_server_ends_with_its_context_and_when_its_starter_is_killed(script:
         assert gone(parent)
 
 
+@without_nvidia
 def test_workers_of_our_own_ray_are_forked(ray_cluster: str) -> None:
     import ray
     from ray._raylet import UniqueID
@@ -168,6 +172,7 @@ def test_workers_of_our_own_ray_are_forked(ray_cluster: str) -> None:
     assert len(set(drawn)) == len(drawn) == 15
 
 
+@without_nvidia
 def test_a_ray_of_our_own_starts_nothing_that_has_no_use_here(ray_cluster: str) -> None:
     import psutil
     import ray

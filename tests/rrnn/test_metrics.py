@@ -13,6 +13,7 @@ import sklearn.metrics
 from rrnn.metrics import (
     binomial_interval,
     bootstrap_interval,
+    bootstrap_intervals,
     classification_metrics,
     confusion,
     human_accuracy,
@@ -139,6 +140,16 @@ def test_bootstrap_of_one_speaker_draws_clips_and_of_one_clip_is_undefined() -> 
 def test_bootstrap_of_what_never_varies_says_nothing() -> None:
     for value in (1.0, 0.0, math.nan):
         assert all(math.isnan(x) for x in bootstrap_interval(lambda i, value=value: value, list("abcd")))
+
+
+def test_intervals_from_the_same_draws_are_those_of_each_alone() -> None:
+    right = np.arange(90) % 3 == 0
+    groups = [f"speaker {i // 15}" for i in range(90)]
+    each = [lambda i: float(right[i].mean()), lambda i: math.nan, lambda i: float((i % 7).mean()), lambda i: 1.0]
+    together = bootstrap_intervals(lambda i: [f(i) for f in each], groups)
+    np.testing.assert_array_equal(together, [bootstrap_interval(f, groups) for f in each])
+    assert together[2][0] < 3 < together[2][1]
+    np.testing.assert_array_equal(bootstrap_intervals(lambda i: [f(i) for f in each], ["a"]), [(math.nan, math.nan)] * 4)
 
 
 def test_bootstrap_is_repeatable() -> None:
